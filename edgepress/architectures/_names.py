@@ -1,0 +1,42 @@
+"""Tensor names that most decoder families share, to be extended in the literals."""
+
+DECODER = {
+    "embedding": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "head": "lm_head.weight",
+    "layers.{i}.attention_norm": "model.layers.{i}.input_layernorm.weight",
+    "layers.{i}.ffn_norm": "model.layers.{i}.post_attention_layernorm.weight",
+}
+
+ATTENTION = {
+    f"layers.{{i}}.{role}{suffix}": f"model.layers.{{i}}.self_attn.{name}_proj.{leaf}"
+    for role, name in (("q", "q"), ("k", "k"), ("v", "v"), ("o", "o"))
+    for suffix, leaf in (("", "weight"), ("_bias", "bias"))
+}
+
+QK_NORM = {
+    "layers.{i}.q_norm": "model.layers.{i}.self_attn.q_norm.weight",
+    "layers.{i}.k_norm": "model.layers.{i}.self_attn.k_norm.weight",
+}
+
+
+def swiglu(role: str, path: str) -> dict[str, str]:
+    """gate, up and down projections of one MLP, weights and biases."""
+    return {
+        f"{role}.{part}{suffix}": f"{path}.{part}_proj.{leaf}"
+        for part in ("gate", "up", "down")
+        for suffix, leaf in (("", "weight"), ("_bias", "bias"))
+    }
+
+
+FFN = swiglu("layers.{i}.ffn", "model.layers.{i}.mlp")
+
+EXPERTS = {
+    "layers.{i}.router": "model.layers.{i}.mlp.gate.weight",
+    **swiglu("layers.{i}.experts.{e}", "model.layers.{i}.mlp.experts.{e}"),
+}
+
+FUSED_EXPERTS = {
+    "layers.{i}.experts.gate_up": "model.layers.{i}.mlp.experts.gate_up_proj",
+    "layers.{i}.experts.down": "model.layers.{i}.mlp.experts.down_proj",
+}

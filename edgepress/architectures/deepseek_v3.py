@@ -1,0 +1,67 @@
+"""DeepSeek-V3 and R1: sigmoid routing with a choosing bias and group limits, shared expert, dense first layers.
+
+The tensor and routing half is complete; the graph of latent attention is not written yet, so export refuses it by name.
+"""
+
+from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Routing
+from edgepress.architectures import _names as names
+
+_ATTENTION = "model.layers.{i}.self_attn"
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=Attention(
+            kind="mla",
+            head_dim=From("qk_nope_head_dim"),
+            q_rank=From("q_lora_rank", None),
+            kv_rank=From("kv_lora_rank"),
+            rope_head_dim=From("qk_rope_head_dim"),
+            value_head_dim=From("v_head_dim"),
+        ),
+        experts=Experts(
+            count=From("n_routed_experts"),
+            intermediate=From("moe_intermediate_size"),
+            routing=Routing(
+                score="sigmoid",
+                normalize=From("norm_topk_prob", True),
+                epsilon=1e-20,
+                correction_bias=True,
+                scaling=From("routed_scaling_factor", 1.0),
+                groups=From("n_group", 1),
+                kept_groups=From("topk_group", 1),
+                group_score="sum2",
+            ),
+            shared_intermediate=From("moe_intermediate_size"),
+            shared_count=From("n_shared_experts", 1),
+            first_dense=From("first_k_dense_replace", 0),
+        ),
+    ),
+    tensors=names.DECODER
+    | names.FFN
+    | names.EXPERTS
+    | names.swiglu("layers.{i}.shared", "model.layers.{i}.mlp.shared_experts")
+    | {
+        "layers.{i}.router_bias": "model.layers.{i}.mlp.gate.e_score_correction_bias",
+        "layers.{i}.q": f"{_ATTENTION}.q_proj.weight",
+        "layers.{i}.q_a": f"{_ATTENTION}.q_a_proj.weight",
+        "layers.{i}.q_a_norm": f"{_ATTENTION}.q_a_layernorm.weight",
+        "layers.{i}.q_b": f"{_ATTENTION}.q_b_proj.weight",
+        "layers.{i}.kv_a": f"{_ATTENTION}.kv_a_proj_with_mqa.weight",
+        "layers.{i}.kv_a_norm": f"{_ATTENTION}.kv_a_layernorm.weight",
+        "layers.{i}.kv_b": f"{_ATTENTION}.kv_b_proj.weight",
+        "layers.{i}.o": f"{_ATTENTION}.o_proj.weight",
+    },
+    fused=names.FUSED_EXPERTS,
+    accepts={
+        "hidden_act": ("silu",),
+        "rope_type": ("default", "yarn"),
+        "scoring_func": ("sigmoid",),
+        "topk_method": ("noaux_tc",),
+        "moe_layer_freq": (1,),
+        "attention_bias": (False,),
+    },
+    ignores=("ep_size", "seq_aux", "aux_loss_alpha", "num_nextn_predict_layers", "quantization_config",
+             "qk_head_dim", "rope_interleave", "head_dim"),  # fmt: skip
+    # The multi-token-prediction layer follows the last decoder layer and only serves speculative decoding.
+    ignored_tensors=(r"model\.layers\.61\..*", r".*\.weight_scale_inv"),
+)

@@ -1,0 +1,12 @@
+"""Llama, and the dense models that share its form (SmolLM2, TinyLlama)."""
+
+from edgepress.architecture import Architecture, Attention, From, ModelSpec
+from edgepress.architectures import _names as names
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(attention=Attention(), mlp_bias=From("mlp_bias", False)),
+    tensors=names.DECODER | names.ATTENTION | names.FFN,
+    accepts={"hidden_act": ("silu",), "rope_type": ("default", "linear", "llama3")},
+    ignores=("is_llama_config", "rope_interleaved", "transformers.js_config"),
+    ignored_tensors=(r".*\.rotary_emb\.inv_freq",),
+)

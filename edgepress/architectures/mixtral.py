@@ -1,0 +1,33 @@
+"""Mixtral: softmax top-k routing, always renormalised; experts are called w1 (gate), w3 (up) and w2 (down)."""
+
+from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Rope, Routing
+from edgepress.architectures import _names as names
+
+_MOE = "model.layers.{i}.block_sparse_moe"
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=Attention(qkv_bias=False, output_bias=False),
+        experts=Experts(
+            count=From("num_local_experts", 8),
+            intermediate=From("intermediate_size"),
+            routing=Routing(normalize=True),
+        ),
+        norm_epsilon=From("rms_norm_eps", 1e-5),
+        rope=Rope(theta=From("rope_theta", 1e6)),
+    ),
+    tensors=names.DECODER
+    | names.ATTENTION
+    | {
+        "layers.{i}.router": f"{_MOE}.gate.weight",
+        "layers.{i}.experts.{e}.gate": f"{_MOE}.experts.{{e}}.w1.weight",
+        "layers.{i}.experts.{e}.up": f"{_MOE}.experts.{{e}}.w3.weight",
+        "layers.{i}.experts.{e}.down": f"{_MOE}.experts.{{e}}.w2.weight",
+    },
+    fused=names.FUSED_EXPERTS,
+    accepts={
+        "hidden_act": ("silu",),
+        "rope_type": ("default", "linear", "llama3"),
+        "sliding_window": (None,),
+    },
+)

@@ -1,0 +1,19 @@
+"""OLMoE: softmax top-k routing, q/k norms over the whole projection, optional clipping of q, k and v."""
+
+from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Routing
+from edgepress.architectures import _names as names
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=Attention(qk_norm="full", clip=From("clip_qkv", None)),
+        experts=Experts(
+            count=From("num_experts", 64),
+            intermediate=From("intermediate_size"),
+            routing=Routing(k=From("num_experts_per_tok", 8), normalize=From("norm_topk_prob", False)),
+        ),
+        norm_epsilon=From("rms_norm_eps", 1e-5),
+    ),
+    tensors=names.DECODER | names.ATTENTION | names.QK_NORM | names.EXPERTS,
+    fused=names.FUSED_EXPERTS,
+    accepts={"hidden_act": ("silu",), "rope_type": ("default", "linear", "llama3")},
+)

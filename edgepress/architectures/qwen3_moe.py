@@ -1,0 +1,25 @@
+"""Qwen3-MoE: softmax top-k routing, q/k norms per head."""
+
+from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Routing
+from edgepress.architectures import _names as names
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=Attention(qk_norm="head"),
+        experts=Experts(
+            count=From("num_experts", From("num_local_experts")),
+            intermediate=From("moe_intermediate_size"),
+            routing=Routing(normalize=From("norm_topk_prob", False)),
+            step=From("decoder_sparse_step", 1),
+            dense_layers=From("mlp_only_layers", ()),
+        ),
+    ),
+    tensors=names.DECODER | names.ATTENTION | names.QK_NORM | names.FFN | names.EXPERTS,
+    fused=names.FUSED_EXPERTS,
+    accepts={
+        "hidden_act": ("silu",),
+        "rope_type": ("default", "linear", "llama3"),
+        "use_sliding_window": (False, None),
+    },
+    ignores=("sliding_window",),
+)

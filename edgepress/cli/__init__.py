@@ -1,0 +1,68 @@
+"""The `edgepress` command. One module per group of commands; this one holds what they share."""
+
+import errno
+import os
+import sys
+from typing import Any
+
+import typer
+
+from edgepress.cli import common
+from edgepress.errors import EdgepressError
+
+app = typer.Typer(
+    name="edgepress",
+    help="Press mixture-of-experts language models into ONNX bundles; run, measure and compare them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _register() -> None:
+    from edgepress.cli import devices, press, run
+
+    for module in (press, run, devices):
+        module.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: exit 0 on success, 2 on bad usage, 1 with one `error:` line on any other failure."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    _register()
+    try:
+        app(argv, standalone_mode=True)
+    except EdgepressError as error:
+        _fail(error, str(error), debug)
+    except KeyboardInterrupt as error:
+        _fail(error, "interrupted; run the same command again to resume where it can", debug)
+    except MemoryError as error:
+        _fail(error, "out of memory; use a smaller model, fewer or shorter texts, or a machine with more", debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(error, _os_message(error), debug)
+    except Exception as error:
+        _fail(error, f"unexpected {type(error).__name__}: {_first_line(error)}; --debug shows where", debug)
+
+
+def _os_message(error: OSError) -> str:
+    where = error.filename or "the output"
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk for {where}; free some or choose another output folder"
+    return f"{error.strerror or error}: {where}; check the path and its permissions"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _fail(error: BaseException, message: str, debug: bool) -> Any:
+    if debug:
+        raise error
+    common.console.print(f"error: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)

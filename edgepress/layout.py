@@ -1,0 +1,152 @@
+"""Which tensors a pressed model consists of: names, dtypes and shapes, from the spec and the plan alone.
+
+The packer fills these tensors, the packed folder holds them, the graph names them, the bundle's data file stores them.
+Names follow the checkpoint's module path.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import ceil, prod
+
+from edgepress.architecture import ModelSpec, layer_roles, load_architecture, split_role
+from edgepress.formats import Format
+from edgepress.plan import PROJECTIONS, Plan, expert_shapes
+
+ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The experts of one layer and projection that share a format: bank row j holds expert `members[j]` of the bundle."""
+
+    format: Format
+    members: tuple[int, ...]
+
+
+@cache
+def _names(model_type: str) -> dict[str, str]:
+    return dict(load_architecture(model_type).tensors)
+
+
+def module_path(spec: ModelSpec, role: str) -> str:
+    """The checkpoint's module path of a role: `layers.0.q` -> `model.layers.0.self_attn.q_proj`."""
+    layer, expert, template = split_role(role)
+    return re.sub(r"\.(weight|bias)$", "", _names(spec.model_type)[template].format(i=layer, e=expert))
+
+
+def experts_path(spec: ModelSpec, layer: int) -> str:
+    """The module that holds a layer's experts: `model.layers.0.mlp.experts`."""
+    template = _names(spec.model_type)["layers.{i}.experts.{e}.gate"]
+    return template.split(".{e}", 1)[0].format(i=layer)
+
+
+def vector_name(spec: ModelSpec, role: str) -> str:
+    """The stored name of a norm weight or bias: the checkpoint's own."""
+    layer, expert, template = split_role(role)
+    return _names(spec.model_type)[template].format(i=layer, e=expert)
+
+
+def bank_path(spec: ModelSpec, layer: int, projection: str, chosen: Format) -> str:
+    return f"{experts_path(spec, layer)}.{projection}_proj.{chosen.name}"
+
+
+def banks(plan: Plan, layer: int, projection: str) -> list[Bank]:
+    """The banks of one layer and projection, narrow widths first."""
+    members = defaultdict(list)
+    for j, expert in enumerate(plan.kept(layer)):
+        members[plan.expert_format(layer, expert, projection)].append(j)
+    return [Bank(chosen, tuple(members[chosen])) for chosen in sorted(members)]
+
+
+def bank_map(plan: Plan, layer: int, projection: str) -> list[int]:
+    """The `*_map` attribute of the Experts op: (bank, index) of every expert, flattened."""
+    flat = [0] * (2 * len(plan.experts[layer]))
+    for b, bank in enumerate(banks(plan, layer, projection)):
+        for index, expert in enumerate(bank.members):
+            flat[2 * expert : 2 * expert + 2] = [b, index]
+    return flat
+
+
+def matrix_tensors(path: str, chosen: Format, shape: tuple[int, ...], plan: Plan) -> Iterator[Stored]:
+    """The tensors that store one matrix, or one stack of matrices, [..., rows, columns]."""
+    *stack, columns = shape
+    if not chosen.quantized:
+        yield Stored(f"{path}.weight", plan.dtype16, shape)
+        return
+    blocks = columns // plan.block_size
+    yield Stored(f"{path}.weight", "uint8", (*stack, columns * chosen.bits // 8))
+    yield Stored(f"{path}.scales", "float16", (*stack, blocks))
+    if chosen.asymmetric:
+        yield Stored(f"{path}.zero_points", "uint8", (*stack, ceil(blocks * chosen.bits / 8)))
+
+
+def parts(spec: ModelSpec) -> list[str]:
+    """The pieces in which a model is pressed and written: `embedding`, one per layer, `output`."""
+    return ["embedding", *(f"layers.{i}" for i in range(spec.layers)), "output"]
+
+
+def part_tensors(spec: ModelSpec, plan: Plan, part: str) -> list[Stored]:
+    """Every stored tensor of one part, in the order of the data file."""
+    if part == "embedding":
+        shape = (spec.vocab_size, spec.hidden_size)
+        return list(matrix_tensors(module_path(spec, "embedding"), plan.format("embedding"), shape, plan))
+    if part == "output":
+        stored = [Stored(vector_name(spec, "final_norm"), "float32", (spec.hidden_size,))]
+        if not spec.tied_head:
+            shape = (spec.vocab_size, spec.hidden_size)
+            stored += matrix_tensors(module_path(spec, "head"), plan.format("head"), shape, plan)
+        return stored
+    return list(_layer_tensors(spec, plan, int(part.removeprefix("layers."))))
+
+
+def _layer_tensors(spec: ModelSpec, plan: Plan, i: int) -> Iterator[Stored]:
+    for name, shape in layer_roles(spec, i):
+        role = f"layers.{i}.{name}"
+        if name.startswith("experts."):
+            continue
+        if name in ("router", "router_bias"):
+            shape = (len(plan.experts[i]), *shape[1:])
+        if len(shape) == 1:
+            yield Stored(vector_name(spec, role), "float32", shape)
+        elif name in ("router", "shared_gate"):
+            yield Stored(f"{module_path(spec, role)}.weight", plan.dtype16, shape)
+        else:
+            yield from matrix_tensors(module_path(spec, role), plan.format(role), shape, plan)
+    if spec.has_experts(i):
+        for projection in PROJECTIONS:
+            for bank in banks(plan, i, projection):
+                path = bank_path(spec, i, projection, bank.format)
+                shape = (len(bank.members), *expert_shapes(spec)[projection])
+                yield from matrix_tensors(path, bank.format, shape, plan)
+
+
+def all_tensors(spec: ModelSpec, plan: Plan) -> list[Stored]:
+    return [stored for part in parts(spec) for stored in part_tensors(spec, plan, part)]
+
+
+def kept_parameters(spec: ModelSpec, plan: Plan) -> int:
+    """Number of weights that the pressed model still has."""
+    total = 0
+    for i in range(spec.layers):
+        total += sum(prod(shape) for name, shape in layer_roles(spec, i) if not name.startswith(("experts.", "router")))
+        if spec.has_experts(i):
+            kept = len(plan.experts[i])
+            total += kept * sum(rows * columns for rows, columns in expert_shapes(spec).values())
+            total += kept * sum(prod(s[1:]) for n, s in layer_roles(spec, i) if n in ("router", "router_bias"))
+    return total + spec.hidden_size + spec.vocab_size * spec.hidden_size * (1 if spec.tied_head else 2)

@@ -1,0 +1,180 @@
+"""A Plan: which experts are kept, and at which width every matrix is stored. Frozen, JSON, editable, replayable."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgepress.architecture import ModelSpec, layer_roles
+from edgepress.errors import PlanError
+from edgepress.formats import BLOCK_SIZES, F16, Format, fits, parse_format
+
+VERSION = 1
+PROJECTIONS = ("gate_up", "down")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to keep and how to store it.
+
+    Attributes:
+        source: model_type, and a fingerprint of the ModelSpec that the plan was made for.
+        formats: matrix role -> format name, for everything outside the experts (`embedding`, `layers.0.q`, ...).
+        experts: layer -> kept expert (its id in the checkpoint) -> projection (gate_up, down) -> format name.
+        dtype16: what 16-bit weights are stored as, float16 or bfloat16.
+        quantizer: the name of the quantizer that chooses scales and zero points.
+        why: one sentence per decision, for people.
+    """
+
+    source: dict[str, str]
+    formats: dict[str, str]
+    experts: dict[int, dict[int, dict[str, str]]]
+    dtype16: str = "float16"
+    block_size: int = 32
+    quantizer: str = "kquant"
+    why: list[str] = field(default_factory=list)
+
+    def format(self, role: str) -> Format:
+        return parse_format(self.formats[role], role)
+
+    def expert_format(self, layer: int, expert: int, projection: str) -> Format:
+        return parse_format(self.experts[layer][expert][projection], f"layers.{layer}.experts.{expert}.{projection}")
+
+    def kept(self, layer: int) -> list[int]:
+        """The kept experts of a layer, ascending; expert number j of the bundle is kept(layer)[j]."""
+        return sorted(self.experts[layer])
+
+    def to_json(self) -> str:
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=1)
+
+    def save(self, path: Path) -> None:
+        path.write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def digest(self) -> str:
+        """Identifies everything that decides the bytes (not the `why`)."""
+        facts = {k: v for k, v in asdict(self).items() if k != "why"}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    return hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def source_of(spec: ModelSpec) -> dict[str, str]:
+    return {"model_type": spec.model_type, "fingerprint": fingerprint(spec)}
+
+
+def matrix_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, int]]]:
+    """(role, shape) of every matrix outside the experts whose width a plan chooses. Routers stay at 16 bits."""
+    yield "embedding", (spec.vocab_size, spec.hidden_size)
+    for i in range(spec.layers):
+        for name, shape in layer_roles(spec, i):
+            if len(shape) == 2 and not name.startswith(("experts.", "router", "shared_gate")):
+                yield f"layers.{i}.{name}", (shape[0], shape[1])
+    if not spec.tied_head:
+        yield "head", (spec.vocab_size, spec.hidden_size)
+
+
+def expert_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """Projection -> [rows, columns] of one expert's matrix; gate and up rows alternate in gate_up."""
+    assert spec.experts
+    inner = spec.experts.intermediate
+    return {"gate_up": (2 * inner, spec.hidden_size), "down": (spec.hidden_size, inner)}
+
+
+def uniform_plan(spec: ModelSpec, format_name: str, *, dtype16: str = "float16", block_size: int = 32,
+                 why: str = "") -> Plan:  # fmt: skip
+    """Every matrix at one format; those whose rows do not divide into blocks stay at 16 bits."""
+    wanted = parse_format(format_name, "every matrix")
+
+    def name(columns: int) -> str:
+        return (wanted if fits(columns, block_size) or not wanted.quantized else F16).name
+
+    formats = {role: name(shape[1]) for role, shape in matrix_roles(spec)}
+    experts = {}
+    if spec.experts:
+        of_expert = {p: name(shape[1]) for p, shape in expert_shapes(spec).items()}
+        experts = {i: {e: dict(of_expert) for e in range(spec.experts.count)} for i in spec.expert_layers}
+    return Plan(source_of(spec), formats, experts, dtype16, block_size, why=[why] if why else [])
+
+
+def load_plan(path: Path, spec: ModelSpec) -> Plan:
+    """Read and check a plan for a model.
+
+    Raises:
+        PlanError: not JSON, made for another model, or impossible for this one.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as cause:
+        raise PlanError(f"cannot read plan {path}: {cause}") from None
+    return parse_plan(data, spec, str(path))
+
+
+def parse_plan(data: Any, spec: ModelSpec, where: str) -> Plan:
+    try:
+        if data["version"] != VERSION:
+            raise PlanError(f"{where} has version {data['version']}; this edgepress reads version {VERSION}")
+        experts = {
+            int(layer): {int(e): dict(formats) for e, formats in kept.items()}
+            for layer, kept in data["experts"].items()
+        }
+        plan = Plan(dict(data["source"]), dict(data["formats"]), experts, data["dtype16"], data["block_size"],
+                    data["quantizer"], list(data["why"]))  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        raise PlanError(f"{where} is not a plan: {type(cause).__name__} {cause}") from None
+    check_plan(plan, spec, where)
+    return plan
+
+
+def check_plan(plan: Plan, spec: ModelSpec, where: str = "the plan") -> None:
+    """Raise PlanError if the plan cannot be carried out for this model."""
+    if plan.source != source_of(spec):
+        raise PlanError(f"{where} was made for another model ({plan.source.get('model_type')}); make a new plan")
+    if plan.block_size not in BLOCK_SIZES:
+        raise PlanError(f"{where} has block_size {plan.block_size}; use one of {BLOCK_SIZES}")
+    if plan.dtype16 not in ("float16", "bfloat16"):
+        raise PlanError(f"{where} has dtype16 {plan.dtype16!r}; use float16 or bfloat16")
+    matrices = dict(matrix_roles(spec))
+    _same_keys(plan.formats, matrices, where, "formats")
+    for role, shape in matrices.items():
+        _check_format(plan.format(role), shape, plan.block_size, role)
+    _same_keys(plan.experts, dict.fromkeys(spec.expert_layers), where, "experts")
+    for layer in plan.experts:
+        _check_layer(plan, spec, layer, where)
+
+
+def _check_layer(plan: Plan, spec: ModelSpec, layer: int, where: str) -> None:
+    x = spec.experts
+    assert x
+    kept = plan.kept(layer)
+    for e in kept:
+        if not 0 <= e < x.count:
+            raise PlanError(f"{where} keeps expert {e} in layer {layer}; the model has experts 0 to {x.count - 1}")
+        _same_keys(plan.experts[layer][e], dict.fromkeys(PROJECTIONS), where, f"experts.{layer}.{e}")
+        for projection, shape in expert_shapes(spec).items():
+            role = f"layers.{layer}.experts.{e}.{projection}"
+            _check_format(plan.expert_format(layer, e, projection), shape, plan.block_size, role)
+    if len(kept) < x.routing.k:
+        raise PlanError(
+            f"{where} keeps {len(kept)} experts in layer {layer}; the router chooses {x.routing.k}, keep at least that"
+        )
+    if x.routing.groups > 1:
+        size = x.count // x.routing.groups
+        per_group = {sum(1 for e in kept if e // size == g) for g in range(x.routing.groups)}
+        if len(per_group) > 1 or x.routing.kept_groups * min(per_group) < x.routing.k:
+            raise PlanError(f"{where} leaves routing groups of unequal or too small size in layer {layer}")
+
+
+def _same_keys(have: dict[Any, Any], want: dict[Any, Any], where: str, what: str) -> None:
+    if missing := want.keys() - have.keys():
+        raise PlanError(f"{where}: {what} lacks {min(missing)}")
+    if extra := have.keys() - want.keys():
+        raise PlanError(f"{where}: {what} names {min(extra)}, which the model does not have")
+
+
+def _check_format(chosen: Format, shape: tuple[int, int], block_size: int, role: str) -> None:
+    if chosen.quantized and not fits(shape[1], block_size):
+        raise PlanError(f"{role} has rows of {shape[1]}, which blocks of {block_size} do not divide; store it at 16")
