@@ -1,0 +1,34 @@
+"""The border between pressing and exporting: anything that can emit the stored tensors of a pressed model."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgepress.architecture import ModelSpec
+from edgepress.plan import Plan
+
+
+class Sink(Protocol):
+    """Receives rows (along the first axis) of a stored tensor: the tensor's name, the first row, the rows."""
+
+    def __call__(self, name: str, row: int, rows: np.ndarray) -> None: ...
+
+
+class WeightSource(Protocol):
+    """A pressed model: a PackedModel folder, or a checkpoint that is pressed while it is read.
+
+    Attributes:
+        folder: where config.json and the tokenizer files lie.
+        origin: {"model": name or folder, "revision": str or None}.
+    """
+
+    spec: ModelSpec
+    plan: Plan
+    config: dict[str, Any]
+    folder: Path
+    origin: dict[str, Any]
+
+    def emit(self, part: str, sink: Sink) -> None:
+        """Send every tensor of one part (edgepress.layout.part_tensors) to the sink, whole, in any order of rows."""
+        ...
