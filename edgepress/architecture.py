@@ -24,7 +24,7 @@ class _From:
 
 
 def From(key: str, default: Any = _REQUIRED) -> Any:  # noqa: N802 - reads as a type in the literals
-    """A leaf to be read from config.json; `default` (a value, or another From) is used where the key is absent or null."""
+    """A leaf read from config.json; `default` (a value, or another From) is used where the key is absent or null."""
     return _From(key, default)
 
 
@@ -107,12 +107,7 @@ class ModelSpec:
 
     def has_experts(self, layer: int) -> bool:
         x = self.experts
-        return (
-            x is not None
-            and layer >= x.first_dense
-            and (layer + 1) % x.step == 0
-            and layer not in x.dense_layers
-        )
+        return x is not None and layer >= x.first_dense and (layer + 1) % x.step == 0 and layer not in x.dense_layers
 
     @property
     def expert_layers(self) -> list[int]:
@@ -153,12 +148,38 @@ def load_architecture(model_type: str) -> Architecture:
 
 # Facts of training, packaging and token ids: they do not change the function computed.
 _METADATA = frozenset(
-    """architectures auto_map attention_dropout bos_token_id chunk_size_feed_forward dtype eos_token_id
-    hidden_dropout_prob id2label initializer_range is_encoder_decoder label2id model_type
-    output_attentions output_hidden_states output_router_logits pad_token_id problem_type return_dict
-    router_aux_loss_coef router_jitter_noise tie_encoder_decoder tokenizer_class torch_dtype
-    transformers_version use_cache _name_or_path _attn_implementation_autoset pretraining_tp
-    max_window_layers""".split()
+    [
+        "architectures",
+        "auto_map",
+        "attention_dropout",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "hidden_dropout_prob",
+        "id2label",
+        "initializer_range",
+        "is_encoder_decoder",
+        "label2id",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        "tie_encoder_decoder",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "_name_or_path",
+        "_attn_implementation_autoset",
+        "pretraining_tp",
+        "max_window_layers",
+    ]
 )
 
 

@@ -1,10 +1,10 @@
 """The bundle: a folder with one ONNX model, its weights, its tokenizer and a manifest. No torch, no onnx needed.
 
-    model.onnx         graph; custom-op nodes of domain "edgepress" with a model-local function for each of them
-    model.onnx.data    weights; a tensor of 64 KiB or more starts on a 64 KiB boundary
-    edgepress.json     the manifest, below
-    genai_config.json  the folder also loads in onnxruntime-genai
-    tokenizer.json ... as in the checkpoint
+model.onnx         graph; custom-op nodes of domain "edgepress" with a model-local function for each of them
+model.onnx.data    weights; a tensor of 64 KiB or more starts on a 64 KiB boundary
+edgepress.json     the manifest, below
+genai_config.json  the folder also loads in onnxruntime-genai
+tokenizer.json ... as in the checkpoint
 """
 
 from dataclasses import asdict, dataclass, field

@@ -51,9 +51,7 @@ def parse_format(name: str, where: str) -> Format:
     try:
         return FORMATS[name]
     except KeyError:
-        raise PlanError(
-            f"unknown width {name!r} for {where}; use one of {', '.join(FORMATS)}"
-        ) from None
+        raise PlanError(f"unknown width {name!r} for {where}; use one of {', '.join(FORMATS)}") from None
 
 
 def fits(columns: int, block_size: int) -> bool:

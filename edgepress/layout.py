@@ -33,7 +33,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Bank:
-    """The experts of one layer and projection that share a format: bank row j holds expert `members[j]` of the bundle."""
+    """The experts of a layer and projection that share a format: row j holds expert `members[j]` of the bundle."""
 
     format: Format
     members: tuple[int, ...]

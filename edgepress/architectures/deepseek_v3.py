@@ -60,8 +60,16 @@ ARCHITECTURE = Architecture(
         "moe_layer_freq": (1,),
         "attention_bias": (False,),
     },
-    ignores=("ep_size", "seq_aux", "aux_loss_alpha", "num_nextn_predict_layers", "quantization_config",
-             "qk_head_dim", "rope_interleave", "head_dim"),  # fmt: skip
+    ignores=(
+        "ep_size",
+        "seq_aux",
+        "aux_loss_alpha",
+        "num_nextn_predict_layers",
+        "quantization_config",
+        "qk_head_dim",
+        "rope_interleave",
+        "head_dim",
+    ),
     # The multi-token-prediction layer follows the last decoder layer and only serves speculative decoding.
     ignored_tensors=(r"model\.layers\.61\..*", r".*\.weight_scale_inv"),
 )

@@ -1,0 +1,168 @@
+"""Portable bodies of the custom ops, as model-local functions in standard ONNX (and com.microsoft) operators.
+
+With the native library registered its kernels run instead; the semantics are those of runtime/kernels/OPS.md.
+One overload per signature: ONNX Runtime picks the body by the node's `overload`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import build_function
+
+from edgepress.formats import Format
+
+DOMAIN = "edgepress"
+MICROSOFT = "com.microsoft"
+OPSETS = {"": 21, MICROSOFT: 1, DOMAIN: 1}
+FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+INT, INTS = ir.AttributeType.INT, ir.AttributeType.INTS
+REAL = ir.AttributeType.FLOAT
+
+Op = Any  # onnxscript's OpBuilder: operators are attributes
+Value = Any
+
+
+def constant(op: Op, value: Any, dtype: Any = np.int64) -> Value:
+    return op.Constant(value=ir.tensor(np.array(value, dtype=dtype)))
+
+
+def attribute(op: Op, name: str, kind: ir.AttributeType) -> Value:
+    """The value of one of the function's own attributes."""
+    leaf = {INT: "value_int", INTS: "value_ints", REAL: "value_float"}[kind]
+    return op.Constant(**{leaf: ir.RefAttr(leaf, name, kind)})
+
+
+def reference(leaf: str, name: str, kind: ir.AttributeType = INT) -> ir.Attr:
+    """Passes the function's attribute `name` on to a node's attribute `leaf`."""
+    return ir.RefAttr(leaf, name, kind)
+
+
+def function(
+    name: str, overload: str, body: Callable[..., Any], inputs: Sequence[str], attributes: dict[str, Any]
+) -> ir.Function:
+    """A model-local function. `attributes` maps names to an AttributeType, or to a default value's Attr."""
+    built = build_function(
+        body,
+        [ir.Value(name=i) for i in inputs],
+        domain=DOMAIN,
+        name=name,
+        attributes={k: v if isinstance(v, ir.Attr) else ir.Attr(k, v, None) for k, v in attributes.items()},
+        opset_imports=OPSETS,
+    )
+    built.overload = overload
+    return built
+
+
+def matrix_inputs(chosen: Format, prefix: str = "") -> list[str]:
+    """Names of the tensors that store a matrix or bank."""
+    names = ["weight", "scales", "zero_points"] if chosen.asymmetric else ["weight", "scales"]
+    return [f"{prefix}{n}" for n in (names if chosen.quantized else names[:1])]
+
+
+def dequantize(op: Op, tensors: Sequence[Value], chosen: Format, block_size: int) -> Value:
+    """One stored matrix -> float32 [rows, columns]."""
+    if not chosen.quantized:
+        return op.Cast(tensors[0], to=FLOAT)
+    shape = constant(op, [0, -1, block_size])
+    codes = op.Cast(op.Reshape(_unpack(op, tensors[0], chosen.bits), shape), to=FLOAT)
+    scales = op.Unsqueeze(op.Cast(tensors[1], to=FLOAT), constant(op, [-1]))
+    zero = constant(op, 2.0 ** (chosen.bits - 1), np.float32)
+    if chosen.asymmetric:
+        blocks = op.Slice(op.Shape(tensors[1]), constant(op, [1]), constant(op, [2]))
+        unpacked = _unpack(op, tensors[2], chosen.bits)
+        kept = op.Slice(unpacked, constant(op, [0]), blocks, constant(op, [1]))
+        zero = op.Unsqueeze(op.Cast(kept, to=FLOAT), constant(op, [-1]))
+    return op.Reshape(op.Mul(op.Sub(codes, zero), scales), constant(op, [0, -1]))
+
+
+def _unpack(op: Op, packed: Value, bits: int) -> Value:
+    """uint8 [rows, columns * bits / 8] -> uint8 [rows, columns], low bits first."""
+    if bits == 8:
+        return packed
+    low = op.BitwiseAnd(packed, constant(op, 15, np.uint8))
+    high = op.BitShift(packed, constant(op, 4, np.uint8), direction="RIGHT")
+    last = constant(op, [-1])
+    pairs = op.Concat(op.Unsqueeze(low, last), op.Unsqueeze(high, last), axis=-1)
+    return op.Reshape(pairs, constant(op, [0, -1]))
+
+
+@cache
+def linear(chosen: Format, block_size: int, biased: bool, half: bool) -> ir.Function:
+    """Body of `Linear`: MatMulNBits for quantized weights, MatMul for 16-bit ones. `half`: float16 activations."""
+    inputs = ["x", *matrix_inputs(chosen), *(["bias"] if biased else [])]
+
+    def body(op: Op, x: Value, *rest: Value) -> Value:
+        bias = rest[-1] if biased else None
+        if not chosen.quantized:
+            weight = op.Transpose(rest[0] if half else op.Cast(rest[0], to=FLOAT), perm=[1, 0])
+            y = op.MatMul(x, weight)
+            return op.Add(y, bias) if biased else y
+        blob = op.Reshape(rest[0], constant(op, [0, -1, block_size * chosen.bits // 8]))
+        scales = rest[1] if half else op.Cast(rest[1], to=FLOAT)
+        zeros = rest[2] if chosen.asymmetric else None
+        return op.MatMulNBits(
+            x, blob, scales, zeros, None, bias, _domain=MICROSOFT, bits=chosen.bits, block_size=block_size,
+            K=reference("K", "K"), N=reference("N", "N"),
+            accuracy_level=reference("accuracy_level", "accuracy_level"),
+        )  # fmt: skip
+
+    attributes = {"K": INT, "N": INT, "accuracy_level": INT, "bits": INT, "asymmetric": INT, "biased": INT,
+                  "block_size": INT}  # fmt: skip
+    overload = f"{chosen.name}{'_bias' if biased else ''}"
+    return function("Linear", overload, body, inputs, attributes)
+
+
+ROUTE_ATTRIBUTES = {
+    "k": INT, "score": ir.AttributeType.STRING, "normalize": INT, "epsilon": REAL, "scaling": REAL, "groups": INT,
+    "kept_groups": INT, "group_score": ir.AttributeType.STRING, "skip_threshold": REAL,
+}  # fmt: skip
+
+
+@cache
+def route(score: str, normalize: bool, biased: bool, groups: int, group_score: str) -> ir.Function:
+    """Body of `Route`; what changes the structure is fixed in the overload, numbers come from the node."""
+
+    def body(op: Op, logits: Value, bias: Value = None) -> tuple[Value, Value]:
+        k = op.Reshape(attribute(op, "k", INT), constant(op, [1]))
+        scores = {
+            "softmax": lambda: op.Softmax(logits, axis=-1),
+            "sigmoid": lambda: op.Sigmoid(logits),
+            "softmax_topk": lambda: logits,
+        }[score]()
+        choice = op.Add(scores, bias) if biased else scores
+        if groups > 1:
+            choice = _limit_groups(op, choice, groups, group_score)
+        _, experts = op.TopK(choice, k, axis=-1, largest=1, sorted=1, _outputs=2)
+        weights = op.GatherElements(scores, experts, axis=-1)
+        if score == "softmax_topk":
+            weights = op.Softmax(weights, axis=-1)
+        if normalize:
+            total = op.ReduceSum(weights, constant(op, [-1]), keepdims=1)
+            weights = op.Div(weights, op.Add(total, attribute(op, "epsilon", REAL)))
+        skipped = op.Less(weights, attribute(op, "skip_threshold", REAL))
+        weights = op.Where(skipped, constant(op, 0.0, np.float32), weights)
+        return op.Mul(weights, attribute(op, "scaling", REAL)), experts
+
+    overload = "_".join(
+        [score, *(["norm"] if normalize else []), *(["bias"] if biased else []),
+         *([f"g{groups}{group_score}"] if groups > 1 else [])]
+    )  # fmt: skip
+    return function("Route", overload, body, ["logits", *(["bias"] if biased else [])], ROUTE_ATTRIBUTES)
+
+
+def _limit_groups(op: Op, choice: Value, groups: int, group_score: str) -> Value:
+    """-inf for experts outside the best `kept_groups` groups."""
+    grouped = op.Reshape(choice, constant(op, [0, groups, -1]))
+    best = constant(op, [2 if group_score == "sum2" else 1])
+    top, _ = op.TopK(grouped, best, axis=-1, _outputs=2)
+    by_group = op.ReduceSum(top, constant(op, [-1]), keepdims=0)
+    kept = op.Reshape(attribute(op, "kept_groups", INT), constant(op, [1]))
+    _, chosen = op.TopK(by_group, kept, axis=-1, _outputs=2)
+    ones = op.Expand(constant(op, 1.0, np.float32), op.Shape(chosen))
+    zeros = op.Expand(constant(op, 0.0, np.float32), op.Shape(by_group))
+    mask = op.Unsqueeze(op.ScatterElements(zeros, chosen, ones, axis=-1), constant(op, [-1]))
+    limited = op.Where(op.Greater(mask, constant(op, 0.5, np.float32)), grouped, constant(op, -np.inf, np.float32))
+    return op.Reshape(limited, op.Shape(choice))
