@@ -1,0 +1,21 @@
+"""Fixtures that every part's tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """model_type -> the folder of a tiny random checkpoint, made once per session; do not write into it."""
+    made: dict[str, Path] = {}
+
+    def folder(model_type: str) -> Path:
+        if model_type not in made:
+            made[model_type] = tiny_checkpoint(model_type, tmp_path_factory.mktemp("tiny") / model_type)
+        return made[model_type]
+
+    return folder

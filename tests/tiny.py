@@ -1,0 +1,58 @@
+"""Tiny random checkpoints of every known architecture, written by transformers itself."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+SAMPLE = Path(__file__).parents[1] / "samples" / "tiny-qwen3-moe"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+# A wide initializer range, so that routing is decided and the logits differ.
+COMMON: dict[str, Any] = {
+    "vocab_size": 8192,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.1,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2}
+OF_TYPE: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {
+        **MIXTURE, "head_dim": 32, "moe_intermediate_size": 64, "intermediate_size": 96, "norm_topk_prob": True
+    },
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 96},
+    "olmoe": {**MIXTURE, "intermediate_size": 64},
+    "llama": {"intermediate_size": 96, "head_dim": 32},
+    "deepseek_v3": {
+        "num_hidden_layers": 3, "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2,
+        "n_group": 4, "topk_group": 2, "n_shared_experts": 1, "first_k_dense_replace": 1,
+        "moe_intermediate_size": 32, "intermediate_size": 96, "q_lora_rank": 32, "kv_lora_rank": 32,
+        "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16,
+    },
+}  # fmt: skip
+
+
+def tiny_checkpoint(model_type: str, folder: Path, *, dtype: str = "float16", seed: int = 0, **overrides: Any) -> Path:
+    """Write a random model of `model_type` with its tokenizer into `folder`; `overrides` are facts of its config.
+
+    Vectors (norms, biases) are random too: a reader that forgets one gives other logits.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(model_type, **{**COMMON, **OF_TYPE[model_type], **overrides})
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.dim() == 1 and "inv_freq" not in name:
+                tensor.add_(torch.randn_like(tensor), alpha=0.1)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(SAMPLE / name, folder / name)
+    return folder
