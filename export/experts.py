@@ -49,11 +49,12 @@ def bank_inputs(gate_up: Banks, down: Banks) -> list[str]:
 
 
 @cache
-def experts(gate_up: Banks, down: Banks, activation: str, block_size: int) -> ir.Function:
-    """The function for layers whose banks have these formats, in this order."""
+def experts(gate_up: Banks, down: Banks, activation: str, block_size: int, half: bool = False) -> ir.Function:
+    """The function for layers whose banks have these formats, in this order. `half`: x and y are float16."""
     inputs = ["x", "weights", "experts", *bank_inputs(gate_up, down)]
 
     def body(op: Op, x: Value, weights: Value, ids: Value, *tensors: Value) -> Value:
+        x = op.Cast(x, to=FLOAT) if half else x
         maps = [op.Reshape(attribute(op, name, INTS), constant(op, [-1, 2])) for name in ("gate_up_map", "down_map")]
         tensors_of = _split(tensors, gate_up, down)
         zero = constant(op, 0.0, np.float32)
@@ -78,7 +79,8 @@ def experts(gate_up: Banks, down: Banks, activation: str, block_size: int) -> ir
         y = op.Expand(zero, op.Shape(x))
         count = op.Reshape(op.Slice(op.Shape(maps[0]), constant(op, [0]), constant(op, [1])), constant(op, []))
         loop = _subgraph(op, step, ["i", "going", "y"], ["going_on", "y_next"])
-        return op.Loop(count, None, y, body=loop, _outputs=1)
+        y = op.Loop(count, None, y, body=loop, _outputs=1)
+        return op.Cast(y, to=ir.DataType.FLOAT16) if half else y
 
     return function("Experts", overload_of(gate_up, down, activation), body, inputs, ATTRIBUTES)
 
@@ -147,18 +149,10 @@ def _subgraph(op: Op, trace: Callable[..., Any], inputs: list[str], outputs: lis
     """A branch or loop body. Constants inside it are Constant nodes, so it needs no initializers of its own."""
     scalars = {"i": ir.DataType.INT64, "going": ir.DataType.BOOL}
     values = [_input(n, scalars.get(n)) for n in inputs]
-    return build_graph(trace, values, [ir.Value(name=_fresh(n)) for n in outputs], opset_imports=OPSETS)
+    return build_graph(trace, values, [ir.Value(name=n) for n in outputs], opset_imports=OPSETS)
 
 
 def _input(name: str, scalar: ir.DataType | None) -> ir.Value:
     if scalar is None:
-        return ir.Value(name=_fresh(name), type=ir.TensorType(FLOAT))
-    return ir.Value(name=_fresh(name), type=ir.TensorType(scalar), shape=ir.Shape([]))
-
-
-_counter = iter(range(10**9))
-
-
-def _fresh(name: str) -> str:
-    """Names inside nested subgraphs must not shadow one another."""
-    return f"{name}_{next(_counter)}"
+        return ir.Value(name=name, type=ir.TensorType(FLOAT))
+    return ir.Value(name=name, type=ir.TensorType(scalar), shape=ir.Shape([]))

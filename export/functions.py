@@ -53,7 +53,17 @@ def function(
         opset_imports=OPSETS,
     )
     built.overload = overload
+    _name_values(built)
     return built
+
+
+def _name_values(built: ir.Function) -> None:
+    """Give every value a name of its own: those of nested subgraphs must not shadow the outer ones."""
+    graphs = [built.graph, *built.subgraphs()]
+    values = [v for g in graphs[1:] for v in g.inputs]
+    values += [v for g in graphs for node in g for v in node.outputs]
+    for number, value in enumerate(values):
+        value.name = f"v{number}"
 
 
 def matrix_inputs(chosen: Format, prefix: str = "") -> list[str]:
@@ -96,6 +106,8 @@ def linear(chosen: Format, block_size: int, biased: bool, half: bool) -> ir.Func
 
     def body(op: Op, x: Value, *rest: Value) -> Value:
         bias = rest[-1] if biased else None
+        if biased and half:
+            bias = op.Cast(bias, to=ir.DataType.FLOAT16)
         if not chosen.quantized:
             weight = op.Transpose(rest[0] if half else op.Cast(rest[0], to=FLOAT), perm=[1, 0])
             y = op.MatMul(x, weight)

@@ -1,0 +1,109 @@
+"""The bundle's data file: every stored tensor at its place, written as rows arrive."""
+
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from edgepress.bundle import ALIGNMENT
+from edgepress.errors import BundleError
+from edgepress.layout import Stored
+
+_SMALL_ALIGNMENT = 64  # a cache line
+
+
+def place(tensors: Iterable[Stored]) -> tuple[dict[str, int], int]:
+    """(name -> offset, file size). Tensors of 64 KiB or more start on a 64 KiB boundary, in the order given; smaller
+    ones fill the gaps between them, first fit."""
+    tensors = list(tensors)
+    offsets: dict[str, int] = {}
+    gaps: list[tuple[int, int]] = []
+    end = 0
+    for stored in (t for t in tensors if t.nbytes >= ALIGNMENT):
+        start = _align(end, ALIGNMENT)
+        gaps.append((end, start))
+        offsets[stored.name] = start
+        end = start + stored.nbytes
+    for stored in sorted((t for t in tensors if t.nbytes < ALIGNMENT), key=lambda t: -t.nbytes):
+        slot = next((j for j, (a, b) in enumerate(gaps) if _align(a, _SMALL_ALIGNMENT) + stored.nbytes <= b), None)
+        start = _align(end if slot is None else gaps[slot][0], _SMALL_ALIGNMENT)
+        offsets[stored.name] = start
+        if slot is None:
+            end = start + stored.nbytes
+        else:
+            gaps[slot] = (start + stored.nbytes, gaps[slot][1])
+    return offsets, end
+
+
+def _align(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment
+
+
+class DataFile:
+    """A Sink (edgepress.packed) that writes rows straight to their place; holds no weights.
+
+    Raises:
+        BundleError: rows of another dtype or shape than laid out, a tensor that stayed incomplete, or a full disk.
+    """
+
+    def __init__(self, path: Path, tensors: Iterable[Stored]) -> None:
+        self._stored = {t.name: t for t in tensors}
+        self.offsets, self.size = place(self._stored.values())
+        self._missing = {name: t.shape[0] for name, t in self._stored.items()}
+        self._path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+
+    def __enter__(self) -> "DataFile":
+        os.ftruncate(self._fd, self.size)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def __call__(self, name: str, row: int, rows: np.ndarray) -> None:
+        stored = self._stored.get(name)
+        if stored is None:
+            raise BundleError(f"tensor {name} was emitted, but the plan has no place for it")
+        if str(rows.dtype) == "bfloat16" and stored.dtype == "float16":
+            rows = _to_float16(name, rows)
+        fits = rows.shape[1:] == stored.shape[1:] and row + len(rows) <= stored.shape[0]
+        if not fits or str(rows.dtype) != stored.dtype:
+            got, wanted = f"{rows.dtype} {list(rows.shape)}", f"{stored.dtype} {list(stored.shape)}"
+            raise BundleError(f"tensor {name}: rows {got} at {row} do not fit {wanted}")
+        row_bytes = stored.nbytes // stored.shape[0]
+        self._write(np.ascontiguousarray(rows), self.offsets[name] + row * row_bytes)
+        self._missing[name] -= len(rows)
+
+    def _write(self, rows: np.ndarray, offset: int) -> None:
+        view = memoryview(rows.reshape(-1).view(np.uint8).data)
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise BundleError(
+                f"no space left on the disk for {self._path.name} ({self.size} bytes); choose another output folder"
+            ) from None
+
+    def finish(self) -> None:
+        """Check that every tensor is whole, and force the file to the disk."""
+        for name, rows in self._missing.items():
+            if rows:
+                raise BundleError(f"tensor {name} lacks {rows} rows; the pressed model is incomplete")
+        os.fsync(self._fd)
+
+
+def _to_float16(name: str, rows: np.ndarray) -> np.ndarray:
+    """bfloat16 weights for the cuda provider, whose activations are float16."""
+    with np.errstate(over="ignore"):
+        narrowed = rows.astype(np.float16)
+    if not np.isfinite(narrowed).all():
+        raise BundleError(f"tensor {name} holds values beyond float16; store it at 8 bits for provider cuda")
+    return narrowed

@@ -1,0 +1,59 @@
+"""genai_config.json: the same folder loads in onnxruntime-genai as a model of type "decoder"."""
+
+from typing import Any
+
+from edgepress.bundle import LIBRARY, MODEL
+from edgepress.checkpoint import read_json
+from edgepress.packed import WeightSource
+
+
+def special_tokens(source: WeightSource) -> tuple[list[int], int | None]:
+    """(ids that end a text, id that begins one or None), from generation_config.json, then config.json."""
+    facts = dict(source.config)
+    for name in ("generation_config.json", "tokenizer_config.json"):
+        path = source.folder / name
+        facts |= {k: v for k, v in (read_json(path) if path.is_file() else {}).items() if v is not None}
+    eos = facts.get("eos_token_id")
+    ends = [e for e in (eos if isinstance(eos, list) else [eos]) if isinstance(e, int)]
+    bos = facts.get("bos_token_id") if facts.get("add_bos_token", True) else None
+    return ends, bos if isinstance(bos, int) else None
+
+
+def genai_config(source: WeightSource, provider: str, with_library: bool) -> dict[str, Any]:
+    spec, a = source.spec, source.spec.attention
+    eos, bos = special_tokens(source)
+    options: dict[str, Any] = {"log_id": "edgepress", "provider_options": [] if provider == "cpu" else [{"cuda": {}}]}
+    if with_library:
+        options["custom_ops_library"] = LIBRARY
+    decoder = {
+        "session_options": options,
+        "filename": MODEL,
+        "head_size": a.head_dim,
+        "hidden_size": spec.hidden_size,
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads,
+        "num_hidden_layers": spec.layers,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
+    ends = eos or [spec.vocab_size - 1]
+    model = {
+        "type": "decoder",
+        "bos_token_id": ends[0] if bos is None else bos,
+        "eos_token_id": ends,
+        "pad_token_id": ends[0],
+        "context_length": spec.context,
+        "vocab_size": spec.vocab_size,
+        "decoder": decoder,
+    }
+    search = {"max_length": spec.context, "past_present_share_buffer": True, "do_sample": False}
+    return {"model": model, "search": search}

@@ -1,0 +1,161 @@
+"""The mixture-of-experts block: router, `Route`, `Experts`, and a shared expert where the model has one."""
+
+import onnx_ir as ir
+
+from edgepress.architecture import Routing
+from edgepress.errors import PlanError
+from edgepress.export import experts, functions, qmoe
+from edgepress.export.functions import Op, Value, constant
+from edgepress.export.modules import Context, FeedForward, Module, linear
+from edgepress.formats import F16
+from edgepress.layout import (
+    Bank,
+    Stored,
+    bank_map,
+    bank_path,
+    banks,
+    experts_path,
+    matrix_tensors,
+    module_path,
+    vector_name,
+)
+from edgepress.plan import PROJECTIONS, expert_shapes
+
+
+class Experts(Module):
+    """All routed experts of one layer in one node."""
+
+    def __init__(self, context: Context, i: int, inside: str) -> None:
+        super().__init__(experts_path(context.spec, i), inside)
+        self.context, self.layer = context, i
+        self.banks = {p: banks(context.plan, i, p) for p in PROJECTIONS}
+        self.maps = {p: bank_map(context.plan, i, p) for p in PROJECTIONS}
+        self.bank_tensors = [
+            _BankTensors(context, i, p, bank, self.path) for p in PROJECTIONS for bank in self.banks[p]
+        ]
+
+    def forward(self, op: Op, x: Value, weights: Value, chosen: Value) -> Value:
+        tensors = [value for bank in self.bank_tensors for value in bank(op)]
+        return op.builder.call(self._body(), x, weights, chosen, *tensors, **self._attributes())
+
+    def _body(self) -> ir.Function:
+        context = self.context
+        gate_up, down = (tuple(b.format for b in self.banks[p]) for p in PROJECTIONS)
+        facts = (gate_up, down, context.spec.activation, context.plan.block_size)
+        if not context.half:
+            return experts.experts(*facts)
+        if self.maps["gate_up"] != self.maps["down"]:
+            raise PlanError(
+                f"layer {self.layer} stores gate_up and down of an expert at different widths, which provider cuda "
+                "does not run; give both projections of each expert one width"
+            )
+        if not all(f.quantized for f in gate_up):
+            return experts.experts(*facts, half=True)
+        assert context.spec.experts
+        k = context.spec.experts.routing.k
+        return qmoe.experts(*facts, tuple(min(k, len(b.members)) for b in self.banks["gate_up"]))
+
+    def _attributes(self) -> dict[str, object]:
+        gate_up, down = (self.banks[p] for p in PROJECTIONS)
+        return {
+            "gate_up_bits": [b.format.bits for b in gate_up],
+            "down_bits": [b.format.bits for b in down],
+            "gate_up_asymmetric": [int(b.format.asymmetric) for b in gate_up],
+            "down_asymmetric": [int(b.format.asymmetric) for b in down],
+            "gate_up_map": self.maps["gate_up"],
+            "down_map": self.maps["down"],
+            "block_size": self.context.plan.block_size,
+            "activation": self.context.spec.activation,
+            "accuracy_level": self.context.accuracy_level,
+        }
+
+
+class _BankTensors(Module):
+    """Holds the tensors of one bank under the bank's own path."""
+
+    def __init__(self, context: Context, i: int, projection: str, bank: Bank, inside: str) -> None:
+        path = bank_path(context.spec, i, projection, bank.format)
+        super().__init__(path, inside)
+        shape = (len(bank.members), *expert_shapes(context.spec)[projection])
+        self.tensors = self.hold(matrix_tensors(path, bank.format, shape, context.plan))
+
+    def forward(self, op: Op) -> list[Value]:
+        return list(self.tensors)
+
+
+class Router(Module):
+    """Router logits, then `Route`."""
+
+    def __init__(self, context: Context, i: int, inside: str) -> None:
+        spec, plan = context.spec, context.plan
+        role = f"layers.{i}.router"
+        super().__init__(module_path(spec, role), inside)
+        assert spec.experts
+        self.context, self.routing = context, spec.experts.routing
+        self.shape = (len(plan.experts[i]), spec.hidden_size)
+        self.tensors = self.hold([Stored(f"{self.path}.weight", plan.dtype16, self.shape)])
+        bias = (
+            Stored(vector_name(spec, f"{role}_bias"), "float32", self.shape[:1])
+            if self.routing.correction_bias
+            else None
+        )
+        self.biases = self.hold([bias] if bias else [])
+
+    def forward(self, op: Op, x: Value) -> tuple[Value, Value]:
+        logits = linear(op, self.context, x, F16, self.shape, self.tensors, [])
+        if self.context.half:
+            logits = op.Cast(logits, to=ir.DataType.FLOAT)
+        r = self.routing
+        body = functions.route(r.score, r.normalize, r.correction_bias, r.groups, r.group_score)
+        weights, experts = op.builder.call(body, logits, *self.biases, **route_attributes(r))
+        return weights, experts
+
+
+def route_attributes(r: Routing) -> dict[str, object]:
+    return {
+        "k": r.k,
+        "score": r.score,
+        "normalize": int(r.normalize),
+        "epsilon": float(r.epsilon),
+        "scaling": float(r.scaling),
+        "groups": r.groups,
+        "kept_groups": r.kept_groups,
+        "group_score": r.group_score,
+        "skip_threshold": 0.0,
+    }
+
+
+class MixtureOfExperts(Module):
+    """Routed experts, plus the shared expert (gated by a sigmoid where the model has that gate)."""
+
+    def __init__(self, context: Context, i: int, inside: str) -> None:
+        spec = context.spec
+        super().__init__(experts_path(spec, i).rsplit(".", 1)[0], inside)
+        assert spec.experts
+        self.context = context
+        self.router = Router(context, i, self.path)
+        self.experts = Experts(context, i, self.path)
+        wide = spec.experts.shared_intermediate * spec.experts.shared_count
+        self.shared = FeedForward(context, f"layers.{i}.shared", wide, self.path) if wide else None
+        self.gate = SharedGate(context, i, self.path) if spec.experts.shared_gate else None
+
+    def forward(self, op: Op, x: Value) -> Value:
+        tokens = op.Reshape(x, constant(op, [-1, self.context.spec.hidden_size]))
+        weights, chosen = self.router(op, tokens)
+        y = op.Reshape(self.experts(op, tokens, weights, chosen), op.Shape(x))
+        if self.shared is None:
+            return y
+        shared = self.shared(op, x)
+        return op.Add(y, op.Mul(shared, self.gate(op, x)) if self.gate else shared)
+
+
+class SharedGate(Module):
+    """sigmoid(x w^T), [..., 1]."""
+
+    def __init__(self, context: Context, i: int, inside: str) -> None:
+        super().__init__(module_path(context.spec, f"layers.{i}.shared_gate"), inside)
+        self.context, self.shape = context, (1, context.spec.hidden_size)
+        self.tensors = self.hold([Stored(f"{self.path}.weight", context.plan.dtype16, self.shape)])
+
+    def forward(self, op: Op, x: Value) -> Value:
+        return op.Sigmoid(linear(op, self.context, x, F16, self.shape, self.tensors, []))

@@ -1,0 +1,164 @@
+"""Assembling a bundle: written to a temporary folder next to its target, synced, then renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgepress.bundle import DATA, GENAI_CONFIG, LIBRARY, MANIFEST, MODEL, PROVIDERS, TOKENIZER, Manifest
+from edgepress.checkpoint import TOKENIZER_FILES
+from edgepress.errors import BundleError, InputError
+from edgepress.export.data_file import DataFile, place
+from edgepress.export.decoder import build_model
+from edgepress.export.genai import genai_config, special_tokens
+from edgepress.export.modules import DTYPES, Context
+from edgepress.layout import all_tensors, kept_parameters, parts
+from edgepress.packed import WeightSource
+from edgepress.plan import Plan
+from edgepress.progress import Track, silent
+
+
+def export(
+    source: WeightSource, folder: Path, *, provider: str = "cpu", with_library: bool = False, track: Track = silent
+) -> Manifest:
+    """Write a pressed model as a bundle; weights are streamed from the source to their place in the data file.
+
+    Args:
+        source: a PackedModel, or a Packer that presses a checkpoint on the way.
+        folder: must not exist.
+        provider: cpu (float32 activations) or cuda (float16 activations).
+        with_library: put the native library into the folder, so that onnxruntime-genai runs the bundle too.
+
+    Raises:
+        InputError: the folder exists, or the provider is unknown.
+        BundleError: no tokenizer.json, too little space, or weights that do not fit the plan.
+    """
+    if provider not in PROVIDERS:
+        raise InputError(f"unknown provider {provider!r}; use {' or '.join(PROVIDERS)}")
+    if folder.exists():
+        raise InputError(f"output folder {folder} exists; choose another or remove it")
+    if not (source.folder / TOKENIZER).is_file():
+        raise BundleError(f"{source.folder} lacks {TOKENIZER}; a bundle cannot run without it, add the model's own")
+    plan = replace(source.plan, dtype16="float16") if provider == "cuda" else source.plan
+    context = Context(source.spec, plan, half=provider == "cuda")
+    model = build_model(context)
+    with _staging(folder) as staging:
+        _write_weights(source, plan, model, staging, track)
+        _copy_companions(source, staging, with_library)
+        _write_json(staging / GENAI_CONFIG, genai_config(source, provider, with_library))
+        manifest = _write_manifest(source, plan, provider, staging)
+        _sync(staging)
+        os.rename(staging, folder)
+    _sync_path(folder.parent)
+    return manifest
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A temporary folder next to the target; whatever is left of it at the end is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    os.chmod(staging, 0o755)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_weights(source: WeightSource, plan: Plan, model: ir.Model, staging: Path, track: Track) -> None:
+    tensors = all_tensors(source.spec, plan)
+    _check_space(place(tensors)[1], staging)
+    with DataFile(staging / DATA, tensors) as data:
+        for part in track(parts(source.spec), "writing weights"):
+            source.emit(part, data)
+        data.finish()
+    for stored in tensors:
+        model.graph.initializers[stored.name].const_value = ir.ExternalTensor(
+            DATA,
+            data.offsets[stored.name],
+            stored.nbytes,
+            DTYPES[stored.dtype],
+            shape=ir.Shape(stored.shape),
+            name=stored.name,
+            base_dir=staging,
+        )
+    ir.save(model, staging / MODEL)
+
+
+def _check_space(needed: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BundleError(
+            f"the bundle needs {needed} bytes and {folder.parent} has {free} left; free some or choose another folder"
+        )
+
+
+def _copy_companions(source: WeightSource, staging: Path, with_library: bool) -> None:
+    for name in TOKENIZER_FILES:
+        if (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, staging / name)
+    if with_library:
+        library = Path(str(files("edgepress.runtime") / LIBRARY))
+        if not library.is_file():
+            raise BundleError(f"the native library {LIBRARY} is not built; run `pip install -e .` and export again")
+        shutil.copyfile(library, staging / LIBRARY)
+
+
+def _write_manifest(source: WeightSource, plan: Plan, provider: str, staging: Path) -> Manifest:
+    eos, bos = special_tokens(source)
+    listed: dict[str, dict[str, Any]] = {
+        p.name: {"size": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(staging.iterdir())
+    }
+    manifest = Manifest(
+        source=source.origin,
+        model_type=source.spec.model_type,
+        provider=provider,
+        parameters=kept_parameters(source.spec, plan),
+        bits_per_weight=0.0,
+        size_bytes=0,
+        files=listed,
+        vocab_size=source.spec.vocab_size,
+        context=source.spec.context,
+        eos=eos,
+        bos=bos,
+        plan=json.loads(plan.to_json()),
+    )
+    while True:  # the manifest counts its own bytes
+        size = sum(f["size"] for f in listed.values()) + _write_json(staging / MANIFEST, manifest.to_dict())
+        if size == manifest.size_bytes:
+            return manifest
+        bits = round(8 * size / manifest.parameters, 6)
+        manifest = replace(manifest, size_bytes=size, bits_per_weight=bits)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> int:
+    """Bytes written."""
+    return path.write_bytes((json.dumps(value, indent=1) + "\n").encode())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        _sync_path(path)
+    _sync_path(folder)
+
+
+def _sync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
