@@ -11,7 +11,7 @@ and perplexity is exp of the mean negative log-likelihood of the text's own next
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +40,11 @@ class Corpus:
 
     Attributes:
         ids: int64 [n, context].
-        texts: name of a text -> its rows of `ids`.
+        domains: name of a text -> its rows of `ids`.
     """
 
     ids: np.ndarray
-    texts: Mapping[str, slice]
+    domains: Mapping[str, slice]
 
     @property
     def first(self) -> int:
@@ -85,8 +85,8 @@ class Evaluation:
     """Quality over all scored tokens, per text, and the name of the text with the highest mean KL."""
 
     overall: Quality
-    texts: Mapping[str, Quality]
-    worst_text: str
+    domains: Mapping[str, Quality]
+    worst_domain: str
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -176,27 +176,19 @@ def _store(path: Path, arrays: Iterator[np.ndarray]) -> None:
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
 
 
-def evaluate(source: LogitsSource, corpus: Corpus, reference: np.ndarray, *, track: Track = silent) -> Evaluation:
-    """Score a bundle against `reference_log_probs` of the same corpus.
+def evaluate(
+    name: str, source: LogitsSource, corpus: Corpus, reference: np.ndarray, *, track: Track = silent
+) -> Evaluation:
+    """Score what is called `name` against `reference_log_probs` of the same corpus.
 
     Raises:
-        RuntimeFailure: the bundle computes NaN or infinity.
+        RuntimeFailure: it computes NaN or infinity.
     """
     scores = np.empty(reference.shape[:2], SCORES)
-    rows = track(range(len(corpus.ids)), "evaluate")
-    for row, logits in zip(rows, source.logits(corpus.ids), strict=True):
+    chunks = track(range(len(corpus.ids)), f"evaluate {name}")
+    for row, logits in zip(chunks, source.logits(corpus.ids), strict=True):
         scores[row] = score(reference[row], logits[corpus.first : -1], corpus.ids[row, corpus.first + 1 :])
         if not np.isfinite(scores["kl"][row]).all():
-            raise RuntimeFailure(f"the logits of chunk {row} hold NaN or infinity; the bundle is damaged or overflows")
-    texts = {name: summarize(scores[rows]) for name, rows in corpus.texts.items()}
-    return Evaluation(summarize(scores), texts, max(texts, key=lambda name: texts[name].mean_kl))
-
-
-def dominated_by(sizes: Sequence[int], divergences: Sequence[float]) -> list[int | None]:
-    """For each point, the best point that is nowhere worse and somewhere better (Pareto), or None on the front."""
-    points = list(zip(divergences, sizes, strict=True))
-
-    def better(point: tuple[float, int]) -> list[int]:
-        return [i for i, p in enumerate(points) if p != point and p[0] <= point[0] and p[1] <= point[1]]
-
-    return [min(better(point), key=lambda i: points[i], default=None) for point in points]
+            raise RuntimeFailure(f"{name} computes NaN or infinity in chunk {row}; it is damaged or overflows")
+    domains = {domain: summarize(scores[rows]) for domain, rows in corpus.domains.items()}
+    return Evaluation(summarize(scores), domains, max(domains, key=lambda domain: domains[domain].mean_kl))

@@ -16,7 +16,6 @@ from edgepress.errors import InputError, RuntimeFailure
 from edgepress.runtime import evaluate as module
 from edgepress.runtime.evaluate import (
     Corpus,
-    dominated_by,
     evaluate,
     gather,
     log_softmax,
@@ -108,7 +107,7 @@ def test_the_second_half_of_a_chunk_is_scored_as_llama_perplexity_does(context: 
 
 def test_the_reference_against_itself_has_no_divergence(corpus: Corpus) -> None:
     with reference_log_probs(Table(), corpus, VOCAB) as stored:
-        result = evaluate(Table(), corpus, stored)
+        result = evaluate("other", Table(), corpus, stored)
     assert abs(result.overall.mean_kl) < 1e-6
     assert result.overall.top1_agreement == 1
     assert result.overall.perplexity_ratio == pytest.approx(1)
@@ -117,17 +116,17 @@ def test_the_reference_against_itself_has_no_divergence(corpus: Corpus) -> None:
 def test_whole_evaluation_agrees_with_a_direct_computation(corpus: Corpus) -> None:
     reference, other = Table(), Table(noise=0.7)
     with reference_log_probs(reference, corpus, VOCAB) as stored:
-        result = evaluate(other, corpus, stored)
+        result = evaluate("other", other, corpus, stored)
     positions = corpus.ids[:, CONTEXT // 2 : -1]
     kl = expected_kl(reference.table[positions], other.table[positions])
     same = reference.table[positions].argmax(-1) == other.table[positions].argmax(-1)
     assert result.overall.mean_kl == pytest.approx(kl.mean(), rel=1e-5)
     assert result.overall.top1_agreement == pytest.approx(same.mean())
     assert result.overall.tokens == kl.size == 5 * 7
-    assert {n: q.mean_kl for n, q in result.texts.items()} == pytest.approx(
+    assert {n: q.mean_kl for n, q in result.domains.items()} == pytest.approx(
         {"short": kl[:2].mean(), "long": kl[2:].mean()}, rel=1e-5
     )
-    assert result.worst_text == ("short" if kl[:2].mean() > kl[2:].mean() else "long")
+    assert result.worst_domain == ("short" if kl[:2].mean() > kl[2:].mean() else "long")
 
 
 def test_the_reference_is_computed_once_for_all_texts(corpus: Corpus) -> None:
@@ -173,15 +172,6 @@ def test_nan_logits_are_an_error(corpus: Corpus) -> None:
     broken.table[corpus.ids[1, CONTEXT - 2]] = np.nan
     with (
         reference_log_probs(Table(), corpus, VOCAB) as stored,
-        pytest.raises(RuntimeFailure, match=r"chunk .* NaN"),
+        pytest.raises(RuntimeFailure, match="broken computes NaN or infinity in chunk 1"),
     ):
-        evaluate(broken, corpus, stored)
-
-
-def test_dominated_points_name_the_best_point_that_dominates_them() -> None:
-    sizes, kl = [100, 50, 60, 55, 20], [0.0, 0.1, 0.3, 0.1, 0.9]
-    assert dominated_by(sizes, kl) == [None, None, 1, 1, None]
-
-
-def test_equal_points_do_not_dominate_each_other() -> None:
-    assert dominated_by([5, 5], [0.1, 0.1]) == [None, None]
+        evaluate("broken", broken, corpus, stored)
