@@ -1,0 +1,24 @@
+"""edgepress.devices: profiles of devices, a probe of this machine, and what a model costs and reaches there.
+
+Imports neither torch nor onnx nor transformers.
+"""
+
+from edgepress.devices.cost import Band, Cost, cost_of, decode_band, prefill_band
+from edgepress.devices.planner import Prediction, plan_for
+from edgepress.devices.probe import probe
+from edgepress.devices.profile import Fact, Profile, known_profiles, load_profile
+
+__all__ = [
+    "Band",
+    "Cost",
+    "Fact",
+    "Prediction",
+    "Profile",
+    "cost_of",
+    "decode_band",
+    "known_profiles",
+    "load_profile",
+    "plan_for",
+    "prefill_band",
+    "probe",
+]

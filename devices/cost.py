@@ -1,0 +1,170 @@
+"""What a pressed model costs: bytes by part, bytes read per token, KV cache, and how fast that decodes.
+
+Every number follows from the ModelSpec and the Plan through edgepress.layout: the tensors that the exporter writes.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import ceil, prod
+from typing import Any
+
+from edgepress.architecture import ModelSpec, layer_roles, roles
+from edgepress.bundle import ALIGNMENT
+from edgepress.devices.profile import Profile
+from edgepress.layout import Stored, kept_parameters, module_path, part_tensors, parts
+from edgepress.plan import Plan
+
+PARTS = ("embedding", "attention", "ffn", "experts", "shared", "router", "norms", "head")
+UBATCH = 512  # tokens of one prefill chunk
+
+# Fitted on public decode runs (slow end, fast end): the share of the peak bandwidth reached, and seconds per layer.
+ETA = (0.66, 0.80)
+TAU = (138e-6, 54e-6)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes of a pressed model.
+
+    Attributes:
+        stored: part -> bytes in the data file; a tied head costs nothing there.
+        active: part -> bytes read to decode one token: k experts of a layer, one row of the embedding.
+        data_bytes: size of the data file, alignment included.
+        kv_bytes_per_token: keys and values of one position in all layers.
+        parameters: weights kept. active_parameters: those that one token touches.
+    """
+
+    stored: dict[str, int]
+    active: dict[str, int]
+    data_bytes: int
+    kv_bytes_per_token: int
+    parameters: int
+    active_parameters: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Band:
+    """An estimated speed in tokens/s: between `low` and `high`."""
+
+    low: float
+    high: float
+
+
+def cost_of(spec: ModelSpec, plan: Plan, provider: str = "cpu") -> Cost:
+    """The cost of a model pressed as `plan` says; KV entries are float32 on cpu and float16 on cuda."""
+    stored: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
+    active: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
+    tensors = []
+    for share, kind, tensor in _classified(spec, plan):
+        tensors.append(tensor)
+        stored[kind] += tensor.nbytes
+        active[kind] += int(tensor.nbytes * share)
+    if spec.tied_head:
+        active["head"] = stored["embedding"]
+    return Cost(
+        stored=dict(stored),
+        active=dict(active),
+        data_bytes=data_file_bytes(tensors),
+        kv_bytes_per_token=kv_bytes_per_token(spec, 2 if provider == "cuda" else 4),
+        parameters=kept_parameters(spec, plan),
+        active_parameters=active_parameters(spec),
+    )
+
+
+def _classified(spec: ModelSpec, plan: Plan) -> Iterator[tuple[float, str, Stored]]:
+    """(share read per token, part, tensor) of every stored tensor, in the order of the data file."""
+    for piece in parts(spec):
+        prefix = f"{piece}." if piece.startswith("layers.") else ""
+        names = [n for n, _ in layer_roles(spec, int(piece[7:]))] if prefix else ["embedding", "final_norm", "head"]
+        kinds = {module_path(spec, prefix + n): role_part(n) for n in names if not n.startswith("experts.")}
+        for tensor in part_tensors(spec, plan, piece):
+            kind = kinds.get(tensor.name.rsplit(".", 1)[0], "experts")
+            share = 1.0
+            if kind == "embedding":
+                share = 1 / spec.vocab_size
+            elif kind == "experts" and spec.experts:
+                share = spec.experts.routing.k / len(plan.experts[int(piece[7:])])
+            yield share, kind, tensor
+
+
+def role_part(name: str) -> str:
+    """The part that a role of a layer (or embedding, final_norm, head) belongs to: `q_norm` -> norms."""
+    for part in ("embedding", "head", "experts", "shared", "router", "ffn."):
+        if name.startswith(part):
+            return part.rstrip(".")
+    return "norms" if name.endswith("norm") else "attention"
+
+
+def data_file_bytes(tensors: list[Stored]) -> int:
+    """Size of the bundle's data file: tensors of 64 KiB or more start on a 64 KiB boundary."""
+    size = 0
+    for tensor in tensors:
+        if tensor.nbytes >= ALIGNMENT:
+            size = ceil(size / ALIGNMENT) * ALIGNMENT
+        size += tensor.nbytes
+    return size
+
+
+def kv_bytes_per_token(spec: ModelSpec, item_bytes: int) -> int:
+    """Keys and values of one position in all layers; latent attention keeps its compressed form."""
+    a = spec.attention
+    per_layer = a.kv_rank + a.rope_head_dim if a.kind == "mla" else 2 * a.kv_heads * a.head_dim
+    return spec.layers * per_layer * item_bytes
+
+
+def active_parameters(spec: ModelSpec) -> int:
+    """Weights that take part in decoding one token: k experts of each layer and the head, no embedding."""
+    total = spec.vocab_size * spec.hidden_size if spec.tied_head else 0
+    total += sum(prod(s) for role, s in roles(spec) if role != "embedding" and ".experts." not in role)
+    if spec.experts:
+        of_expert = 3 * spec.experts.intermediate * spec.hidden_size
+        total += len(spec.expert_layers) * spec.experts.routing.k * of_expert
+    return total
+
+
+def arena_bytes(spec: ModelSpec, context: int) -> int:
+    """Activations of one prefill chunk in float32: logits, hidden states, and the widest intermediate."""
+    x = spec.experts
+    inner = max(spec.intermediate, x.intermediate * x.routing.k if x else 0)
+    return 4 * min(context, UBATCH) * (spec.vocab_size + 4 * spec.hidden_size + 3 * inner)
+
+
+def bandwidth_band(device: Profile, mixture: bool) -> tuple[float, float] | None:
+    """(low, high) bytes/s that decoding reaches; None where the profile has no bandwidth.
+
+    ETA applies to the peak. A read test, which is what a probe has, reaches the upper ETA of it. What published runs
+    of this device reached lowers the low end.
+    """
+    seen = device.moe_bandwidth if mixture and device.moe_bandwidth else device.bandwidth
+    if device.peak_bandwidth:
+        low, high = (eta * device.peak_bandwidth.value for eta in ETA)
+        return (min(low, seen.value) if seen else low), high
+    return (seen.value * ETA[0] / ETA[1], seen.value) if seen else None
+
+
+def decode_band(spec: ModelSpec, cost: Cost, device: Profile, context: int) -> Band | None:
+    """Decode speed at a filled context: t = (active + KV bytes) / (eta * bandwidth) + layers * tau."""
+    band = bandwidth_band(device, spec.experts is not None)
+    if band is None:
+        return None
+    moved = sum(cost.active.values()) + cost.kv_bytes_per_token * context
+    seconds = [moved / rate + spec.layers * tau for rate, tau in zip(band, TAU, strict=True)]
+    return Band(1 / seconds[0], 1 / seconds[1])
+
+
+def prefill_band(spec: ModelSpec, cost: Cost, device: Profile, tokens: int) -> Band | None:
+    """Prefill speed: t = max(2 * active parameters * tokens / F, stored bytes * chunks / bandwidth).
+
+    A chunk of some dozen tokens touches nearly every expert. None where the profile has no FLOP/s or bandwidth.
+    """
+    band = bandwidth_band(device, spec.experts is not None)
+    if band is None or device.compute is None:
+        return None
+    computing = 2 * cost.active_parameters * tokens / device.compute.value
+    chunks = ceil(tokens / UBATCH)
+    speeds = [tokens / max(computing, sum(cost.stored.values()) * chunks / rate) for rate in band]
+    return Band(speeds[0], speeds[1])

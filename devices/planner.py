@@ -1,0 +1,136 @@
+"""The widest uniform plan that fits a device, a size and a speed, with what limits it; or the deficit in bytes."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from edgepress.architecture import ModelSpec
+from edgepress.devices.cost import TAU, Band, Cost, arena_bytes, bandwidth_band, cost_of, decode_band, prefill_band
+from edgepress.devices.profile import GIB, Profile
+from edgepress.errors import PlanError
+from edgepress.plan import uniform_plan
+
+WIDTHS = ("16", "8", "4")
+RESERVE = {"cpu": GIB, "cuda": GIB // 2}  # the operating system and its services; the CUDA context
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model becomes under a budget.
+
+    Attributes:
+        width: format of every matrix: 16, 8 or 4.
+        context: tokens that the KV cache holds, and at which the speeds are estimated.
+        size_bytes: of the bundle: data file, tokenizer and other files.
+        memory: bytes while it runs: weights, kv, arena, reserve.
+        budget_bytes: what the bundle may take, for the compress stage; None where nothing limits it.
+        binding: what forbids the next wider format: memory, max_size, min_speed; "" at 16 bits.
+        decode, prefill: tokens/s; None where the device's figures are unknown.
+        why: one sentence per decision, for people.
+    """
+
+    width: str
+    context: int
+    size_bytes: int
+    memory: dict[str, int]
+    budget_bytes: int | None
+    binding: str
+    decode: Band | None
+    prefill: Band | None
+    cost: Cost
+    why: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_for(spec: ModelSpec, *, device: Profile | None = None, max_size: int | None = None,
+             min_speed: float | None = None, context: int | None = None, overhead: int = 0) -> Prediction:  # fmt: skip
+    """The widest uniform plan within every limit.
+
+    Args:
+        max_size: bytes of the whole bundle. overhead: those of its files besides the weights.
+        min_speed: tokens/s that the low end of the decode band must reach.
+        context: tokens that the KV cache is sized for; the model's own by default, at most 4096.
+
+    Raises:
+        PlanError: nothing fits, and by how many bytes.
+    """
+    context = min(spec.context, DEFAULT_CONTEXT) if context is None else context
+    _check_request(spec, device, min_speed, context)
+    binding, why = "", list(_assumptions(spec, device))
+    for width in WIDTHS:
+        prediction = _predict(spec, width, device, context, overhead)
+        limits = _size_limits(prediction, device, max_size)
+        obstacle = _too_large(prediction, limits) or _too_slow(spec, prediction, device, min_speed)
+        if obstacle is None:
+            budget = prediction.size_bytes if binding == "min_speed" else min(limits.values(), default=None)
+            return replace(prediction, budget_bytes=budget, binding=binding, why=why)
+        binding = obstacle[0]
+        why.append(f"{width} bits everywhere {obstacle[1]}")
+    raise PlanError(f"{why[-1]}; give more room, a shorter context, or keep fewer experts")
+
+
+def _check_request(spec: ModelSpec, device: Profile | None, min_speed: float | None, context: int) -> None:
+    if not 1 <= context <= spec.context:
+        raise PlanError(f"a context of {context} tokens is impossible; the model takes 1 to {spec.context}")
+    if min_speed is not None and (device is None or bandwidth_band(device, spec.experts is not None) is None):
+        cause = f"the memory bandwidth of {device.name} is unknown" if device else "no device is named"
+        raise PlanError(f"{min_speed:g} tokens/s cannot be promised: {cause}; choose a device with --device")
+
+
+def _assumptions(spec: ModelSpec, device: Profile | None) -> Iterator[str]:
+    if device is None:
+        return
+    if device.memory is None:
+        yield f"the memory of {device.name} is unknown and does not limit this plan"
+    if bandwidth_band(device, spec.experts is not None) is None:
+        yield f"the memory bandwidth of {device.name} is unknown, so no speed is predicted"
+
+
+def _predict(spec: ModelSpec, width: str, device: Profile | None, context: int, overhead: int) -> Prediction:
+    cost = cost_of(spec, uniform_plan(spec, width), device.provider if device else "cpu")
+    memory = {
+        "weights": cost.data_bytes,
+        "kv": cost.kv_bytes_per_token * context,
+        "arena": arena_bytes(spec, context),
+        "reserve": RESERVE[device.provider] if device and not device.available else 0,
+    }
+    decode = decode_band(spec, cost, device, context) if device else None
+    prefill = prefill_band(spec, cost, device, context) if device else None
+    return Prediction(width, context, cost.data_bytes + overhead, memory, None, "", decode, prefill, cost, [])
+
+
+def _size_limits(prediction: Prediction, device: Profile | None, max_size: int | None) -> dict[str, int]:
+    """Bytes that the bundle may take, by what says so."""
+    limits = {} if max_size is None else {"max_size": max_size}
+    memory = device and (device.available or device.memory)
+    if memory:
+        limits["memory"] = memory.value - sum(b for what, b in prediction.memory.items() if what != "weights")
+    return limits
+
+
+def _too_large(prediction: Prediction, limits: dict[str, int]) -> tuple[str, str] | None:
+    if not limits:
+        return None
+    name, room = min(limits.items(), key=lambda limit: limit[1])
+    deficit = prediction.size_bytes - room
+    if deficit <= 0:
+        return None
+    where = "left in memory beside KV cache, arena and reserve" if name == "memory" else "allowed"
+    return name, f"take {prediction.size_bytes} bytes, {deficit} more than the {max(room, 0)} {where}"
+
+
+def _too_slow(spec: ModelSpec, prediction: Prediction, device: Profile | None,
+              min_speed: float | None) -> tuple[str, str] | None:  # fmt: skip
+    if min_speed is None or device is None or prediction.decode is None or prediction.decode.low >= min_speed:
+        return None
+    band = bandwidth_band(device, spec.experts is not None)
+    assert band
+    moved = sum(prediction.cost.active.values()) + prediction.memory["kv"]
+    allowed = max(0, int((1 / min_speed - spec.layers * TAU[0]) * band[0]))
+    return "min_speed", (
+        f"decode at {prediction.decode.low:.3g} tokens/s at worst and {min_speed:g} are wanted: "
+        f"a token moves {moved} bytes, {moved - allowed} more than the {allowed} that {device.name} has time for"
+    )

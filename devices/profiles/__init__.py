@@ -1,0 +1,1 @@
+"""One literal per device; the module's name is the device's, with underscores."""
