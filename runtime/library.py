@@ -1,0 +1,28 @@
+"""Where the native custom-op library is."""
+
+from importlib import resources
+from pathlib import Path
+
+from edgepress.bundle import LIBRARY
+from edgepress.errors import RuntimeFailure
+
+
+def find_library() -> Path:
+    """The library that was built with this package. One lying in a bundle is never loaded: a bundle is data, not code.
+
+    Raises:
+        RuntimeFailure: the package was installed without building it.
+    """
+    for folder in _package_folders():
+        if (library := folder / LIBRARY).is_file():
+            return library
+    raise RuntimeFailure(
+        f"the native library {LIBRARY} is not built; run `pip install .` in the source tree with a C++17 compiler, "
+        "or run the portable bodies (--portable)"
+    )
+
+
+def _package_folders() -> list[Path]:
+    """An editable install has two: the sources and the build's own."""
+    package = resources.files("edgepress.runtime")
+    return list(getattr(package, "_paths", [package]))

@@ -1,0 +1,99 @@
+"""Opens models on ONNX Runtime's execution providers. The one module that imports onnxruntime."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from edgepress.bundle import PROVIDERS, Bundle
+from edgepress.errors import InputError, RuntimeFailure
+from edgepress.runtime.library import find_library
+
+_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_SILENT = 4  # ONNX Runtime's own log lines; errors reach the caller as exceptions
+
+
+def onnxruntime() -> ModuleType:
+    """The onnxruntime module; raises RuntimeFailure naming what to install."""
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise RuntimeFailure("onnxruntime is not installed; pip install edgepress[cpu], or edgepress[cuda]") from None
+    return ort
+
+
+def choose_provider(bundle: Bundle, wanted: str | None) -> str:
+    """`wanted`, or the bundle's own provider.
+
+    Raises:
+        InputError: no such provider.
+        RuntimeFailure: this machine, or this bundle, cannot run on it.
+    """
+    provider = wanted or bundle.manifest.provider
+    if provider not in PROVIDERS:
+        raise InputError(f"unknown provider {provider!r}; use one of {', '.join(PROVIDERS)}")
+    if provider == "cuda":
+        if bundle.manifest.provider != "cuda":
+            raise RuntimeFailure(f"{bundle.path} is a cpu bundle; export the model with --provider cuda for the GPU")
+        if _NAMES["cuda"] not in onnxruntime().get_available_providers():
+            raise RuntimeFailure(
+                "this onnxruntime has no CUDA provider; pip install edgepress[cuda] on a machine with an NVIDIA GPU, "
+                "or choose --provider cpu"
+            )
+    return provider
+
+
+def open_model(bundle: Bundle, provider: str, *, threads: int | None, native: bool) -> Any:
+    """An onnxruntime.InferenceSession of the bundle's model on exactly that provider.
+
+    The native library serves the cpu provider only: in a CUDA session it would pull the experts back to the CPU.
+    A cuda bundle runs its function bodies on either provider, for the library has no float16 kernels.
+
+    Raises:
+        RuntimeFailure: the model cannot be loaded, or the provider fell back to the CPU.
+    """
+    ort = onnxruntime()
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; use at least 1")
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = threads or 0
+    if native and provider == "cpu" and bundle.manifest.provider == "cpu":
+        with failures(f"cannot load {(library := find_library())}"):
+            options.register_custom_ops_library(str(library))
+    if provider == "cuda":
+        ort.preload_dlls()
+    with failures(f"cannot load {bundle.model}"):
+        session = ort.InferenceSession(str(bundle.model), options, providers=[_NAMES[provider]])
+    if _NAMES[provider] not in session.get_providers():
+        raise RuntimeFailure(
+            "the CUDA provider could not start and onnxruntime fell back to the CPU; check the NVIDIA driver and the "
+            "CUDA libraries (pip install onnxruntime-gpu[cuda,cudnn]), or choose --provider cpu"
+        )
+    return session
+
+
+def tensor(array: np.ndarray) -> Any:
+    """An OrtValue in main memory that shares the array's."""
+    return onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def buffer(provider: str, shape: list[int], dtype: Any) -> Any:
+    """A zeroed OrtValue on the provider's device. On the CPU its pages take memory when they are first written."""
+    if provider == "cpu":
+        return tensor(np.zeros(shape, dtype))
+    return onnxruntime().OrtValue.ortvalue_from_shape_and_type(shape, dtype, provider, 0)
+
+
+@contextmanager
+def failures(what: str) -> Iterator[None]:
+    """Turns whatever onnxruntime raises (it has no common base class) into a RuntimeFailure of one line."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as cause:
+        line = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        raise RuntimeFailure(f"{what}: {line}") from cause

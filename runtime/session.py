@@ -1,0 +1,166 @@
+"""A bundle in memory: prefill and decode over a key/value buffer that is allocated once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from edgepress.bundle import Bundle, open_bundle
+from edgepress.errors import InputError
+from edgepress.runtime import providers
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class Session:
+    """Logits of a bundle, for a fixed number of sequences that may differ in length.
+
+    GroupQueryAttention writes each new key and value into the buffer of the past, in place; a row of the batch lies
+    left-aligned in it, and the padding to its right is overwritten as the row grows.
+
+    Attributes:
+        manifest: of the bundle.
+        provider: "cpu" or "cuda".
+        load_s: seconds from the call to a session that is ready.
+        vocab_size, context: of the model, in tokens.
+        max_length: tokens that the key/value buffer holds per sequence.
+        batch: number of sequences.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | Path | str,
+        *,
+        provider: str | None = None,
+        threads: int | None = None,
+        native: bool = True,
+        max_length: int | None = None,
+        batch: int = 1,
+        verify: bool = False,
+    ) -> None:
+        """Open a bundle.
+
+        Args:
+            provider: the bundle's own by default. A cuda bundle also runs on the cpu; never the other way round.
+            threads: of one operation; by default one per core.
+            native: False runs the portable bodies instead of the native library.
+            max_length: the model's context by default; less saves memory.
+            verify: check the hash of every file first.
+
+        Raises:
+            BundleError: the bundle is damaged or unsafe.
+            RuntimeFailure: the provider or the native library is not there, or the model does not load.
+            InputError: an argument makes no sense.
+        """
+        start = perf_counter()
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify=verify)
+        self.manifest = opened.manifest
+        self.vocab_size, self.context = self.manifest.vocab_size, self.manifest.context
+        self.max_length = self.context if max_length is None else max_length
+        self.batch = batch
+        if not 1 <= self.max_length <= self.context or batch < 1:
+            raise InputError(
+                f"max_length {self.max_length} and batch {batch} are not possible; "
+                f"use 1 to {self.context} tokens (the model's context) and at least one sequence"
+            )
+        self.provider = providers.choose_provider(opened, provider)
+        self._path = opened.path
+        self._session = providers.open_model(opened, self.provider, threads=threads, native=native)
+        self._lengths = np.zeros(batch, np.int64)
+        self._pasts = [i for i in self._session.get_inputs() if i.name.startswith("past_key_values.")]
+        self._cache = {i.name: self._past(i, batch, self.max_length) for i in self._pasts}
+        self.load_s = perf_counter() - start
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [batch]: tokens of each sequence seen so far."""
+        return self._lengths.copy()
+
+    def reset(self) -> None:
+        """Forget all sequences."""
+        self._lengths[:] = 0
+
+    def prefill(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """Forget what was there, read one prompt per row of the batch; float32 [batch, vocab] logits after each.
+
+        Raises:
+            InputError: not one prompt per row; a prompt that is empty, too long, or holds an unknown token.
+        """
+        lengths = np.array([len(s) for s in sequences], np.int64)
+        if len(lengths) != self.batch:
+            raise InputError(f"{len(lengths)} prompts for a session of {self.batch} sequences; give one for each")
+        if lengths.min() < 1:
+            raise InputError("a prompt is empty; give at least one token")
+        self._check_room(int(lengths.max()))
+        longest, keep = int(lengths.max()), int(np.ptp(lengths)) + 1
+        ids = np.zeros((self.batch, longest), np.int64)
+        for row, sequence in zip(ids, sequences, strict=True):
+            row[: len(sequence)] = sequence
+        self._check_ids(ids)
+        self.reset()
+        logits = self._step(ids, lengths, keep)
+        return logits[np.arange(self.batch), lengths - 1 - (longest - keep)]
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Append one token to each sequence (int64 [batch]); float32 [batch, vocab] logits after it.
+
+        Raises:
+            InputError: the buffer is full, or an unknown token.
+        """
+        ids = np.asarray(tokens, np.int64)
+        if ids.shape != (self.batch,):
+            raise InputError(f"tokens of shape {list(ids.shape)}; give one token for each of {self.batch} sequences")
+        self._check_ids(ids)
+        self._check_room(int(self._lengths.max()) + 1)
+        return self._step(ids[:, None], self._lengths + 1, 1)[:, 0]
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """float32 [n, S, vocab] logits of every position of ids (int64 [n, S]); the sequences in progress stay.
+
+        Raises:
+            InputError: ids of another shape, longer than the context, or unknown.
+        """
+        ids = np.asarray(ids, np.int64)
+        if ids.ndim != 2 or not ids.size or ids.shape[1] > self.context:
+            raise InputError(f"ids of shape {list(ids.shape)}; give [n, S] with S from 1 to {self.context}")
+        self._check_ids(ids)
+        empty = {i.name: self._past(i, len(ids), 0) for i in self._pasts}
+        return self._run(ids, np.full(len(ids), ids.shape[1]), 0, empty, {})
+
+    def _step(self, ids: np.ndarray, lengths: np.ndarray, keep: int) -> np.ndarray:
+        presents = {name.replace("past_key_values", "present"): value for name, value in self._cache.items()}
+        logits = self._run(ids, lengths, keep, self._cache, presents)
+        self._lengths = lengths
+        return logits
+
+    def _run(
+        self, ids: np.ndarray, lengths: np.ndarray, keep: int, pasts: dict[str, Any], presents: dict[str, Any]
+    ) -> np.ndarray:
+        mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+        arrays = {"input_ids": ids, "attention_mask": mask, "logits_to_keep": np.array([keep], np.int64)}
+        binding = self._session.io_binding()
+        for name, value in ({k: providers.tensor(v) for k, v in arrays.items()} | pasts).items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_output("logits", "cpu")
+        for name, value in presents.items():
+            binding.bind_ortvalue_output(name, value)
+        with providers.failures(f"running {self._path} failed"):
+            self._session.run_with_iobinding(binding)
+        return binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
+
+    def _past(self, declared: Any, batch: int, length: int) -> Any:
+        _, heads, _, size = declared.shape
+        return providers.buffer(self.provider, [batch, heads, length, size], _DTYPES[declared.type])
+
+    def _check_room(self, length: int) -> None:
+        if length > self.max_length:
+            raise InputError(
+                f"{length} tokens do not fit in {self.max_length} (the model's context is {self.context}); "
+                "shorten the prompt, or ask for less"
+            )
+
+    def _check_ids(self, ids: np.ndarray) -> None:
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise InputError(f"token {ids.min()} or {ids.max()} is not in the vocabulary of {self.vocab_size}")

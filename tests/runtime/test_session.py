@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from edgepress.errors import InputError, RuntimeFailure
+from edgepress.runtime.session import Session
+from tests.runtime.tiny_bundle import tiny_model, write_bundle
+
+PROMPTS = [[5, 9, 200, 31, 7, 7, 90], [1, 2, 3], [77], [12, 250, 0, 4, 4]]
+
+
+def open_tiny(folder: Path, **options: object) -> Session:
+    return Session(folder, native=False, threads=1, **options)
+
+
+def whole(session: Session, ids: list[int]) -> np.ndarray:
+    return session.logits(np.array([ids]))[0]
+
+
+def test_logits_agree_with_onnxruntimes_own_reading_of_the_model(tiny_bundle: Path) -> None:
+    model = onnxruntime.InferenceSession(tiny_bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    ids = np.array([PROMPTS[0]])
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    pasts = [i for i in model.get_inputs() if i.name.startswith("past")]
+    feeds |= {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in pasts}
+    expected = model.run(["logits"], feeds)[0]
+    np.testing.assert_allclose(open_tiny(tiny_bundle).logits(ids), expected, rtol=1e-6)
+
+
+def test_prefill_gives_the_logits_after_the_last_token(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle)
+    np.testing.assert_allclose(session.prefill(PROMPTS[:1])[0], whole(session, PROMPTS[0])[-1], atol=1e-6)
+
+
+def test_decoding_token_by_token_gives_the_logits_of_the_whole_text(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle)
+    expected = whole(session, PROMPTS[0])
+    session.prefill([PROMPTS[0][:2]])
+    for position in range(2, len(PROMPTS[0])):
+        logits = session.decode(np.array([PROMPTS[0][position]]))
+        np.testing.assert_allclose(logits[0], expected[position], atol=1e-6)
+
+
+def test_decoding_may_begin_without_a_prompt(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle)
+    np.testing.assert_allclose(session.decode(np.array([5]))[0], whole(session, [5])[0], atol=1e-6)
+
+
+def test_rows_of_unequal_length_do_not_disturb_each_other(tiny_bundle: Path) -> None:
+    session, alone = open_tiny(tiny_bundle, batch=4), open_tiny(tiny_bundle)
+    rng = np.random.default_rng(3)
+    texts = [list(p) for p in PROMPTS]
+    logits = session.prefill(texts)
+    for _ in range(4):
+        expected = np.stack([whole(alone, text)[-1] for text in texts])
+        np.testing.assert_allclose(logits, expected, atol=1e-6)
+        tokens = rng.integers(0, 256, 4)
+        logits = session.decode(tokens)
+        texts = [[*text, int(token)] for text, token in zip(texts, tokens, strict=True)]
+    assert session.lengths.tolist() == [len(text) for text in texts]
+
+
+def test_a_new_prompt_forgets_the_old_one(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle)
+    first = session.prefill([PROMPTS[1]])
+    session.prefill([PROMPTS[0]])
+    np.testing.assert_array_equal(session.prefill([PROMPTS[1]]), first)
+
+
+def test_whole_text_logits_leave_the_sequence_in_progress_alone(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle)
+    session.prefill([PROMPTS[0]])
+    session.logits(np.array([PROMPTS[3]] * 2))
+    expected = whole(session, [*PROMPTS[0], 8])[-1]
+    np.testing.assert_allclose(session.decode(np.array([8]))[0], expected, atol=1e-6)
+
+
+def test_float16_bundles_give_float32_logits(tmp_path: Path) -> None:
+    model = tiny_model(onnx.TensorProto.FLOAT16)
+    session = Session(write_bundle(tmp_path / "half", model, provider="cuda"), provider="cpu", threads=1)
+    expected = whole(session, PROMPTS[0])
+    logits = session.prefill([PROMPTS[0][:-1]])
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(session.decode(np.array([PROMPTS[0][-1]]))[0], expected[-1], atol=5e-3)
+
+
+def test_a_full_buffer_refuses_another_token(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle, max_length=7)
+    session.prefill([PROMPTS[0]])
+    with pytest.raises(InputError, match="8 tokens do not fit in 7"):
+        session.decode(np.array([1]))
+
+
+def test_the_buffer_can_be_filled_to_the_models_context(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle)
+    text = [i % 256 for i in range(session.context)]
+    session.prefill([text[:-1]])
+    np.testing.assert_allclose(session.decode(np.array(text[-1:]))[0], whole(session, text)[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([[1] * 49], "49 tokens do not fit in 48"),
+        ([[]], "empty"),
+        ([[1], [2]], "2 prompts for a session of 1"),
+        ([[257]], "not in the vocabulary of 257"),
+        ([[-1]], "not in the vocabulary"),
+    ],
+)
+def test_impossible_prompts_are_refused(tiny_bundle: Path, prompts: list[list[int]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_tiny(tiny_bundle).prefill(prompts)
+
+
+def test_a_refused_prompt_leaves_the_sequence_in_progress(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle)
+    session.prefill([PROMPTS[0]])
+    with pytest.raises(InputError):
+        session.prefill([[300]])
+    assert session.lengths.tolist() == [7]
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [[1]], [257]])
+def test_impossible_tokens_are_refused(tiny_bundle: Path, tokens: list[int]) -> None:
+    with pytest.raises(InputError):
+        open_tiny(tiny_bundle).decode(np.array(tokens))
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[]], [[1] * 49], [[999]]])
+def test_impossible_texts_are_refused(tiny_bundle: Path, ids: list) -> None:
+    with pytest.raises(InputError):
+        open_tiny(tiny_bundle).logits(np.array(ids, np.int64))
+
+
+@pytest.mark.parametrize("options", [{"max_length": 49}, {"max_length": 0}, {"batch": 0}, {"threads": 0}])
+def test_impossible_options_are_refused(tiny_bundle: Path, options: dict[str, int]) -> None:
+    with pytest.raises(InputError):
+        Session(tiny_bundle, **({"native": False} | options))
+
+
+def test_an_unknown_provider_is_refused(tiny_bundle: Path) -> None:
+    with pytest.raises(InputError, match="unknown provider 'tpu'; use one of cpu, cuda"):
+        open_tiny(tiny_bundle, provider="tpu")
+
+
+def test_a_cpu_bundle_does_not_open_on_cuda(tiny_bundle: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="export the model with --provider cuda"):
+        open_tiny(tiny_bundle, provider="cuda")
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="there is a CUDA provider")
+def test_a_cuda_bundle_names_the_remedy_where_there_is_no_cuda(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeFailure, match=r"pip install edgepress\[cuda\]"):
+        Session(write_bundle(tmp_path / "b", provider="cuda"))
+
+
+def test_a_missing_library_says_how_to_build_it(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepress.runtime.library.LIBRARY", "libnowhere.so")
+    with pytest.raises(RuntimeFailure, match="pip install"):
+        Session(tiny_bundle)
+
+
+def test_a_model_that_does_not_load_is_one_line(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.graph.node[3].op_type = "Nonsense"
+    with pytest.raises(RuntimeFailure, match=r"cannot load .*Nonsense"):
+        open_tiny(write_bundle(tmp_path / "b", model))
