@@ -1,0 +1,121 @@
+"""One measurement of one bundle in a process of its own, so that load time and peak memory are the bundle's.
+
+`python -m edgepress.runtime.measure` reads a Request as JSON on stdin and prints a Result as one JSON line.
+"""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepress import errors
+from edgepress.errors import EdgepressError, RuntimeFailure
+from edgepress.runtime.energy import EnergyMeter, Sensor, sensors
+from edgepress.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run. Each run is (prompt, continuation): a prefill, then one decode per token of the continuation."""
+
+    bundle: str
+    runs: list[tuple[list[int], list[int]]]
+    provider: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds and joules (scope -> joules, or None where unreadable) of one run's two phases."""
+
+    prefill_s: float
+    prefill_joules: dict[str, float | None]
+    decode_s: float
+    decode_joules: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """`peak_rss_bytes` covers the whole process: interpreter, ONNX Runtime and the pages of weights that were read."""
+
+    load_s: float
+    peak_rss_bytes: int
+    timings: list[Timing]
+
+
+def measure(request: Request) -> Result:
+    """Load, warm up with every prompt and one token after it, then time every run once."""
+    longest = max((len(prompt) + len(continuation) for prompt, continuation in request.runs), default=1)
+    session = Session(request.bundle, provider=request.provider, threads=request.threads, max_length=longest)
+    found = sensors(gpu=session.provider == "cuda")
+    for prompt, continuation in request.runs:
+        _run(session, found, prompt, continuation[:1])
+    timings = [_run(session, found, prompt, continuation) for prompt, continuation in request.runs]
+    return Result(session.load_s, peak_rss_bytes(), timings)
+
+
+def _run(session: Session, found: Sequence[Sensor], prompt: list[int], continuation: list[int]) -> Timing:
+    with EnergyMeter(found) as prefill:
+        start = time.perf_counter()
+        session.prefill([prompt])
+        prefill_s = time.perf_counter() - start
+    tokens = np.array(continuation, np.int64).reshape(-1, 1)
+    with EnergyMeter(found) as decode:
+        start = time.perf_counter()
+        for token in tokens:
+            session.decode(token)
+        decode_s = time.perf_counter() - start
+    return Timing(prefill_s, prefill.joules, decode_s, decode.joules)
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process.
+
+    Linux keeps ru_maxrss over exec, so it could be the parent's; VmHWM starts anew.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def measure_fresh(request: Request) -> Result:
+    """`measure` in a fresh process.
+
+    Raises:
+        EdgepressError: what the process raised; RuntimeFailure if it died.
+    """
+    command = [sys.executable, "-P", "-m", "edgepress.runtime.measure"]
+    done = subprocess.run(command, input=json.dumps(asdict(request)), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeFailure(f"measuring {request.bundle} failed: {_cause(done)}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise getattr(errors, answer["error"])(answer["message"])
+    return Result(**{**answer, "timings": [Timing(**t) for t in answer["timings"]]})
+
+
+def _cause(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"its process was ended by {signal.Signals(-done.returncode).name}; is there enough memory?"
+    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+
+
+def _answer(text: str) -> dict[str, Any]:
+    try:
+        return asdict(measure(Request(**json.loads(text))))
+    except EdgepressError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(sys.stdin.read())))
