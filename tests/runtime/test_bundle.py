@@ -1,0 +1,259 @@
+"""Hostile and damaged bundles: each is refused with one line before anything of it is loaded."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgepress.bundle import DATA, MANIFEST, MODEL, TOKENIZER, open_bundle
+from edgepress.errors import BundleError
+from edgepress.onnx_walk import external_data
+from tests.runtime.tiny_bundle import write_bundle, write_manifest
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle")
+
+
+def refused(folder: Path, *, verify: bool = False) -> str:
+    with pytest.raises(BundleError) as caught:
+        open_bundle(folder, verify=verify)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def edit_model(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
+    model = onnx.load(folder / MODEL, load_external_data=False)
+    edit(model)
+    (folder / MODEL).write_bytes(model.SerializeToString())
+    write_manifest(folder)
+
+
+def external(model: onnx.ModelProto) -> onnx.TensorProto:
+    return next(t for t in model.graph.initializer if t.external_data)
+
+
+def point(tensor: onnx.TensorProto, key: str, value: str) -> None:
+    next(e for e in tensor.external_data if e.key == key).value = value
+
+
+def test_an_undamaged_bundle_opens(bundle: Path) -> None:
+    assert open_bundle(bundle, verify=True).manifest.model_type == "llama"
+
+
+def test_facts_of_a_later_edgepress_are_left_alone(bundle: Path) -> None:
+    write_manifest(bundle, mood="sunny")
+    assert open_bundle(bundle).manifest.vocab_size == 257
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    assert "is not a bundle" in refused(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["{", "", "[" * 100_000, "\x00", '"a"', "[1]", "null"])
+def test_a_manifest_that_is_no_json_object(bundle: Path, text: str) -> None:
+    (bundle / MANIFEST).write_text(text)
+    refused(bundle)
+
+
+def test_a_manifest_that_is_not_utf8(bundle: Path) -> None:
+    (bundle / MANIFEST).write_bytes(b"\xff\xfe{}")
+    assert "is not JSON" in refused(bundle)
+
+
+def test_another_format_version(bundle: Path) -> None:
+    write_manifest(bundle, format_version=2)
+    assert "format_version 2" in refused(bundle)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocab_size", "257"), ("context", None), ("eos", 3), ("eos", ["a"]), ("files", []), ("bits_per_weight", "x"),
+        ("provider", "tpu"), ("context", True), ("bos", "x"),
+    ],
+)  # fmt: skip
+def test_a_manifest_field_of_the_wrong_kind(bundle: Path, field: str, value: object) -> None:
+    write_manifest(bundle, **{field: value})
+    assert field in refused(bundle)
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "files", "eos"])
+def test_a_manifest_that_lacks_a_field(bundle: Path, field: str) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    del manifest[field]
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    assert f"lacks {field}" in refused(bundle)
+
+
+def test_truncated_data(bundle: Path) -> None:
+    with (bundle / DATA).open("r+b") as file:
+        file.truncate(1000)
+    assert "has 1000 bytes" in refused(bundle)
+
+
+def test_truncated_data_with_a_manifest_that_agrees(bundle: Path) -> None:
+    with (bundle / DATA).open("r+b") as file:
+        file.truncate(1000)
+    write_manifest(bundle)
+    assert "which has 1000" in refused(bundle)
+
+
+@pytest.mark.parametrize("name", [MODEL, DATA, TOKENIZER])
+def test_a_missing_file(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    assert f"{name} is missing" in refused(bundle)
+
+
+def test_a_bundle_written_without_a_tokenizer(bundle: Path) -> None:
+    (bundle / TOKENIZER).unlink()
+    write_manifest(bundle)
+    assert f"does not list {TOKENIZER}" in refused(bundle)
+
+
+def test_a_changed_byte_is_found_when_hashes_are_verified(bundle: Path) -> None:
+    data = bytearray((bundle / DATA).read_bytes())
+    data[5] ^= 1
+    (bundle / DATA).write_bytes(data)
+    open_bundle(bundle)
+    assert "does not match its sha256" in refused(bundle, verify=True)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/hostname", "a/b", "..", "", ".", "a\\b", "\x00"])
+def test_a_listed_name_that_is_not_a_file_of_the_folder(bundle: Path, name: str) -> None:
+    (bundle.parent / "x").write_text("outside")
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"][name] = {"size": 7, "sha256": ""}
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    refused(bundle)
+
+
+@pytest.mark.parametrize("facts", [None, 3, {}, {"size": 1}, {"size": "1", "sha256": ""}])
+def test_a_listed_file_without_size_and_hash(bundle: Path, facts: object) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"][DATA] = facts
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    assert "does not give the size" in refused(bundle)
+
+
+@pytest.mark.parametrize("name", [MODEL, DATA, TOKENIZER])
+def test_a_link_that_leaves_the_folder(bundle: Path, name: str) -> None:
+    shutil.move(bundle / name, bundle.parent / name)
+    (bundle / name).symlink_to(bundle.parent / name)
+    assert "leaves the folder" in refused(bundle)
+
+
+def test_a_bundle_may_itself_be_reached_through_a_link(bundle: Path) -> None:
+    (bundle.parent / "link").symlink_to(bundle)
+    assert open_bundle(bundle.parent / "link").model.is_file()
+
+
+@pytest.mark.parametrize("location", ["../model.onnx.data", "/etc/passwd", "./model.onnx.data", "other", ""])
+def test_external_data_anywhere_else(bundle: Path, location: str) -> None:
+    edit_model(bundle, lambda m: point(external(m), "location", location))
+    assert "instead of model.onnx.data" in refused(bundle)
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "9999999"), ("length", "9999999")])
+def test_external_data_past_the_end(bundle: Path, key: str, value: str) -> None:
+    edit_model(bundle, lambda m: point(external(m), key, value))
+    assert "ends at byte" in refused(bundle)
+
+
+@pytest.mark.parametrize("value", ["-1", "1e3", "", "0x10", " 1", "1_0", "٣", "9" * 30])
+def test_external_data_at_an_offset_that_is_no_number(bundle: Path, value: str) -> None:
+    edit_model(bundle, lambda m: point(external(m), "offset", value))
+    assert "not a valid ONNX model" in refused(bundle)
+
+
+def test_external_data_with_two_locations(bundle: Path) -> None:
+    def edit(model: onnx.ModelProto) -> None:
+        external(model).external_data.add(key="location", value="../x")
+
+    edit_model(bundle, edit)
+    assert "twice" in refused(bundle)
+
+
+def outside() -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name="hidden", dims=[1], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../x")
+    return tensor
+
+
+def in_an_attribute(model: onnx.ModelProto) -> None:
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("value", outside()))
+
+
+def in_a_list_of_tensors(model: onnx.ModelProto) -> None:
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("values", [outside()]))
+
+
+def in_a_branch(model: onnx.ModelProto) -> None:
+    branch = onnx.helper.make_graph([], "branch", [], [], [outside()])
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("then_branch", branch))
+
+
+def in_a_function(model: onnx.ModelProto) -> None:
+    node = onnx.helper.make_node("Constant", [], ["y"], value=outside())
+    model.functions.append(onnx.helper.make_function("d", "f", [], ["y"], [node], []))
+
+
+def in_a_sparse_initializer(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add().values.CopyFrom(outside())
+
+
+@pytest.mark.parametrize(
+    "hide", [in_an_attribute, in_a_list_of_tensors, in_a_branch, in_a_function, in_a_sparse_initializer]
+)
+def test_external_data_hidden_elsewhere(bundle: Path, hide: Callable[[onnx.ModelProto], None]) -> None:
+    edit_model(bundle, hide)
+    assert "'hidden' is kept in '../x'" in refused(bundle)
+
+
+def test_a_model_nested_without_end(bundle: Path) -> None:
+    message = b""
+    for _ in range(2000):  # graph (6) in attribute (5) in node (1) in graph
+        for number in (6, 5, 1):
+            message = bytes([number << 3 | 2]) + varint(len(message)) + message
+    (bundle / MODEL).write_bytes(bytes([7 << 3 | 2]) + varint(len(message)) + message)
+    write_manifest(bundle)
+    assert "messages deep" in refused(bundle)
+
+
+def varint(value: int) -> bytes:
+    head, value = [], value
+    while value > 0x7F:
+        head.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*head, value])
+
+
+def test_the_walk_finds_what_onnx_finds(bundle: Path) -> None:
+    model = onnx.load(bundle / MODEL, load_external_data=False)
+    expected = {t.name: {e.key: e.value for e in t.external_data} for t in model.graph.initializer if t.external_data}
+    found = {
+        t.tensor: {"location": t.location, "offset": str(t.offset), "length": str(t.length)}
+        for t in external_data(bundle / MODEL)
+    }
+    assert found == expected
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.floats(0, 1, exclude_max=True), at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_damaged_model_is_read_or_refused_but_never_crashes(
+    tiny_bundle: Path, tmp_path: Path, cut: float, at: float, byte: int
+) -> None:
+    data = bytearray((tiny_bundle / MODEL).read_bytes())
+    data[int(at * len(data))] = byte
+    (tmp_path / MODEL).write_bytes(data[: int((1 - cut / 4) * len(data))])
+    try:
+        list(external_data(tmp_path / MODEL))
+    except BundleError as error:
+        assert "not a valid ONNX model" in str(error)
