@@ -1,0 +1,6 @@
+"""edgepress.compress: from a checkpoint and a budget to a plan, and from a plan to pressed weights."""
+
+from edgepress.compress.packer import Packer
+from edgepress.compress.quantizers import QUANTIZERS
+
+__all__ = ["QUANTIZERS", "Packer"]

@@ -1,0 +1,126 @@
+"""Codes, scales and zero points of a matrix, in the byte layout of runtime/kernels/OPS.md."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgepress.errors import PlanError
+from edgepress.formats import Format, fits
+
+_CHUNK = 1 << 16  # weights per task: its temporaries stay in the cache of one core
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+Search = Callable[[np.ndarray, np.ndarray | None, Format], tuple[np.ndarray, np.ndarray]]
+"""Chooses how blocks are coded: (blocks float32 [block, n], importance float32 [block, n] or None, format) ->
+(scales float32 [n], already rounded to float16, zero points float32 [n], whole numbers)."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized [rows, columns] matrix.
+
+    Attributes:
+        codes: uint8 [rows, columns * bits / 8], low bits first.
+        scales: float16 [rows, blocks], signed.
+        zero_points: uint8 [rows, ceil(blocks * bits / 8)], low bits first; None where symmetric.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    zero_points: np.ndarray | None = None
+
+
+def encode(
+    weights: np.ndarray, chosen: Format, block_size: int, importance: np.ndarray | None, search: Search
+) -> Quantized:
+    """Quantize a [rows, columns] matrix block by block, on all cores, with the scales and zero points of `search`.
+
+    Args:
+        weights: float32, float16 or bfloat16; finite.
+        importance: float32 [columns], the weight of each column's squared error; None: all equal.
+
+    Raises:
+        PlanError: the format is not quantized, or blocks do not divide the columns.
+        OverflowError: a scale would exceed float16.
+    """
+    rows, columns = weights.shape
+    if not chosen.quantized or not fits(columns, block_size):
+        raise PlanError(f"rows of {columns} cannot be stored at {chosen.name} in blocks of {block_size}; use 16 bits")
+    step = max(1, _CHUNK // columns)
+
+    def encode_rows(start: int) -> Quantized:
+        return _encode_chunk(weights[start : start + step], chosen, block_size, importance, search)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        chunks = list(pool.map(encode_rows, range(0, rows, step)))
+    codes = np.concatenate([c.codes for c in chunks])
+    scales = np.concatenate([c.scales for c in chunks])
+    zeros = [c.zero_points for c in chunks if c.zero_points is not None]
+    return Quantized(codes, scales, np.concatenate(zeros) if zeros else None)
+
+
+def _encode_chunk(
+    weights: np.ndarray, chosen: Format, block_size: int, importance: np.ndarray | None, search: Search
+) -> Quantized:
+    rows, columns = weights.shape
+    # [block, n]: sums over a block run along whole vectors.
+    blocks = np.ascontiguousarray(weights.reshape(-1, block_size).T, dtype=np.float32)
+    if np.abs(blocks).max(initial=0) > _FLOAT16_MAX * (1 << chosen.bits - 1):
+        raise OverflowError("weights are too large for float16 scales")
+    if importance is not None:
+        importance = np.tile(importance.reshape(-1, block_size).T.astype(np.float32), rows)
+    scales, zeros = search(blocks, importance, chosen)
+    codes = nearest(blocks, scales, zeros, chosen)
+    codes += zeros
+    scales16 = scales.astype(np.float16).reshape(rows, -1)
+    packed = pack(codes.T.astype(np.uint8).reshape(rows, columns), chosen.bits)
+    if not chosen.asymmetric:
+        return Quantized(packed, scales16)
+    return Quantized(packed, scales16, pack(zeros.astype(np.uint8).reshape(rows, -1), chosen.bits))
+
+
+def nearest(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, chosen: Format) -> np.ndarray:
+    """The codes nearest to blocks / scales, less their zero points: float32 [block, n]. A scale of 0 codes zeros."""
+    centred = blocks * reciprocal(scales)
+    np.rint(centred, out=centred)
+    return np.clip(centred, -zeros, (1 << chosen.bits) - 1 - zeros, out=centred)
+
+
+def reciprocal(values: np.ndarray) -> np.ndarray:
+    """1 / values; 0 where a value is 0."""
+    return np.divide(1, values, out=np.zeros_like(values), where=values != 0)
+
+
+def round_scale(scales: np.ndarray) -> np.ndarray:
+    """Scales as float16 holds them, clipped to its range, in float32."""
+    return np.clip(scales, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16).astype(np.float32)
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """uint8 codes [rows, n] -> bytes [rows, ceil(n * bits / 8)], low bits first."""
+    if bits == 8:
+        return codes
+    if codes.shape[1] % 2:
+        codes = np.pad(codes, ((0, 0), (0, 1)))
+    return codes[:, ::2] | codes[:, 1::2] << 4
+
+
+def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """The inverse of pack: uint8 [rows, count]."""
+    if bits == 8:
+        return packed
+    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), -1)[:, :count]
+
+
+def dequantize(quantized: Quantized, chosen: Format, block_size: int) -> np.ndarray:
+    """The float32 [rows, columns] matrix that the kernels see: (code - zero point) * scale."""
+    rows, blocks = quantized.scales.shape
+    codes = unpack(quantized.codes, chosen.bits, blocks * block_size).reshape(rows, blocks, block_size)
+    zeros: np.ndarray | np.float32 = np.float32(1 << chosen.bits - 1)
+    if quantized.zero_points is not None:
+        zeros = unpack(quantized.zero_points, chosen.bits, blocks).astype(np.float32)[:, :, None]
+    values = (codes - zeros) * quantized.scales.astype(np.float32)[:, :, None]
+    return values.reshape(rows, -1)
