@@ -4,7 +4,7 @@ Imports neither torch nor onnx nor transformers.
 """
 
 from edgepress.devices.cost import Band, Cost, cost_of, decode_band, prefill_band
-from edgepress.devices.planner import Prediction, plan_for
+from edgepress.devices.planner import Prediction, plan_for, weight_budget
 from edgepress.devices.probe import probe
 from edgepress.devices.profile import Fact, Profile, known_profiles, load_profile
 
@@ -21,4 +21,5 @@ __all__ = [
     "plan_for",
     "prefill_band",
     "probe",
+    "weight_budget",
 ]

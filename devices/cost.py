@@ -69,7 +69,7 @@ def cost_of(spec: ModelSpec, plan: Plan, provider: str = "cpu") -> Cost:
         stored=dict(stored),
         active=dict(active),
         data_bytes=data_file_bytes(tensors),
-        kv_bytes_per_token=kv_bytes_per_token(spec, 2 if provider == "cuda" else 4),
+        kv_bytes_per_token=kv_bytes_per_token(spec, provider),
         parameters=kept_parameters(spec, plan),
         active_parameters=active_parameters(spec),
     )
@@ -109,11 +109,14 @@ def data_file_bytes(tensors: list[Stored]) -> int:
     return size
 
 
-def kv_bytes_per_token(spec: ModelSpec, item_bytes: int) -> int:
-    """Keys and values of one position in all layers; latent attention keeps its compressed form."""
+def kv_bytes_per_token(spec: ModelSpec, provider: str = "cpu") -> int:
+    """Keys and values of one position in all layers (float32 on cpu, float16 on cuda).
+
+    Latent attention keeps its compressed form.
+    """
     a = spec.attention
     per_layer = a.kv_rank + a.rope_head_dim if a.kind == "mla" else 2 * a.kv_heads * a.head_dim
-    return spec.layers * per_layer * item_bytes
+    return spec.layers * per_layer * (2 if provider == "cuda" else 4)
 
 
 def active_parameters(spec: ModelSpec) -> int:

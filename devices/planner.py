@@ -5,7 +5,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgepress.architecture import ModelSpec
-from edgepress.devices.cost import TAU, Band, Cost, arena_bytes, bandwidth_band, cost_of, decode_band, prefill_band
+from edgepress.devices.cost import (
+    TAU,
+    Band,
+    Cost,
+    arena_bytes,
+    bandwidth_band,
+    cost_of,
+    decode_band,
+    kv_bytes_per_token,
+    prefill_band,
+)
 from edgepress.devices.profile import GIB, Profile
 from edgepress.errors import PlanError
 from edgepress.plan import uniform_plan
@@ -57,12 +67,12 @@ def plan_for(spec: ModelSpec, *, device: Profile | None = None, max_size: int | 
     Raises:
         PlanError: nothing fits, and by how many bytes.
     """
-    context = min(spec.context, DEFAULT_CONTEXT) if context is None else context
+    context = default_context(spec) if context is None else context
     _check_request(spec, device, min_speed, context)
+    limits = _size_limits(spec, device, max_size, context)
     binding, why = "", list(_assumptions(spec, device))
     for width in WIDTHS:
         prediction = _predict(spec, width, device, context, overhead)
-        limits = _size_limits(prediction, device, max_size)
         obstacle = _too_large(prediction, limits) or _too_slow(spec, prediction, device, min_speed)
         if obstacle is None:
             budget = prediction.size_bytes if binding == "min_speed" else min(limits.values(), default=None)
@@ -91,23 +101,48 @@ def _assumptions(spec: ModelSpec, device: Profile | None) -> Iterator[str]:
 
 def _predict(spec: ModelSpec, width: str, device: Profile | None, context: int, overhead: int) -> Prediction:
     cost = cost_of(spec, uniform_plan(spec, width), device.provider if device else "cpu")
-    memory = {
-        "weights": cost.data_bytes,
-        "kv": cost.kv_bytes_per_token * context,
-        "arena": arena_bytes(spec, context),
-        "reserve": RESERVE[device.provider] if device and not device.available else 0,
-    }
+    memory = {"weights": cost.data_bytes, **_beside_weights(spec, device, context)}
     decode = decode_band(spec, cost, device, context) if device else None
     prefill = prefill_band(spec, cost, device, context) if device else None
     return Prediction(width, context, cost.data_bytes + overhead, memory, None, "", decode, prefill, cost, [])
 
 
-def _size_limits(prediction: Prediction, device: Profile | None, max_size: int | None) -> dict[str, int]:
+def _beside_weights(spec: ModelSpec, device: Profile | None, context: int) -> dict[str, int]:
+    """Bytes in memory that are not weights. What a probe found available is already net of the system's share."""
+    provider = device.provider if device else "cpu"
+    return {
+        "kv": kv_bytes_per_token(spec, provider) * context,
+        "arena": arena_bytes(spec, context),
+        "reserve": RESERVE[provider] if device and not device.available else 0,
+    }
+
+
+def weight_budget(spec: ModelSpec, device: Profile, context: int | None = None) -> int:
+    """Bytes that the device leaves for the bundle beside KV cache, arena and reserve.
+
+    Raises:
+        PlanError: the device's memory is unknown, or too small for anything.
+    """
+    memory = device.available or device.memory
+    if memory is None:
+        raise PlanError(f"the memory of {device.name} is unknown; say how large the bundle may be with --max-size")
+    beside = _beside_weights(spec, device, default_context(spec) if context is None else context)
+    if memory.value <= sum(beside.values()):
+        needs = ", ".join(f"{what} {count}" for what, count in beside.items())
+        deficit = sum(beside.values()) - memory.value
+        raise PlanError(f"{device.name} has no memory for weights: {needs} are {deficit} bytes more than it has")
+    return memory.value - sum(beside.values())
+
+
+def default_context(spec: ModelSpec) -> int:
+    return min(spec.context, DEFAULT_CONTEXT)
+
+
+def _size_limits(spec: ModelSpec, device: Profile | None, max_size: int | None, context: int) -> dict[str, int]:
     """Bytes that the bundle may take, by what says so."""
     limits = {} if max_size is None else {"max_size": max_size}
-    memory = device and (device.available or device.memory)
-    if memory:
-        limits["memory"] = memory.value - sum(b for what, b in prediction.memory.items() if what != "weights")
+    if device and (device.available or device.memory):
+        limits["memory"] = weight_budget(spec, device, context)
     return limits
 
 
@@ -119,7 +154,7 @@ def _too_large(prediction: Prediction, limits: dict[str, int]) -> tuple[str, str
     if deficit <= 0:
         return None
     where = "left in memory beside KV cache, arena and reserve" if name == "memory" else "allowed"
-    return name, f"take {prediction.size_bytes} bytes, {deficit} more than the {max(room, 0)} {where}"
+    return name, f"take {prediction.size_bytes} bytes, {deficit} more than the {room} {where}"
 
 
 def _too_slow(spec: ModelSpec, prediction: Prediction, device: Profile | None,

@@ -113,7 +113,13 @@ class Checkpoint:
         name, _ = self._locate("embedding")
         return "bfloat16" if self._headers[name][0] == "BF16" else "float16"
 
+    @cached_property
+    def dtypes(self) -> list[str]:
+        """The dtypes that the tensors are stored in, in safetensors' names (F16, BF16, F32)."""
+        return sorted({dtype for dtype, _ in self._headers.values()})
+
     def bytes_of(self, role: str) -> int:
+        """Bytes that a role takes in the checkpoint."""
         name, index = self._locate(role)
         dtype, shape = self._headers[name]
         count = int(np.prod(shape)) * (4 if dtype == "F32" else 2)

@@ -1,0 +1,134 @@
+"""`inspect`: what a model is, from its config and headers (or a bundle's manifest) alone."""
+
+import importlib
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from edgepress.architecture import ModelSpec, parameters
+from edgepress.bundle import MANIFEST
+from edgepress.cli.common import Json, human_bytes, print_json
+from edgepress.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(inspect)
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help="A model folder, a hub id, or a bundle.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Show architecture, parameters, experts and bytes per part, without reading any weight."""
+    is_bundle = (Path(model) / MANIFEST).is_file()
+    facts = inspect_bundle(Path(model)) if is_bundle else inspect_model(model)
+    if json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:18} {_shown(name, value)}")
+
+
+def checkpoint_reader() -> ModuleType:
+    """edgepress.checkpoint, which an installation that only runs bundles lacks the packages for."""
+    try:
+        return importlib.import_module("edgepress.checkpoint")
+    except ModuleNotFoundError as missing:
+        raise InputError(
+            f"reading a model needs {missing.name}; install it with: pip install 'edgepress[compress]'"
+        ) from None
+
+
+def inspect_model(model: str) -> dict[str, Any]:
+    """Facts of a checkpoint: what it is, how many parameters it has, and where its bytes are."""
+    checkpoint = checkpoint_reader().open_checkpoint(model)
+    spec: ModelSpec = checkpoint.spec
+    stored, dtypes = part_bytes(checkpoint)
+    return {
+        "model": str(checkpoint.path),
+        **architecture_facts(spec),
+        "dtypes": dtypes,
+        "size_bytes": sum(stored.values()),
+        "bytes_per_part": stored,
+        "tokenizer": (checkpoint.path / "tokenizer.json").is_file(),
+        "task": task_of(checkpoint.config),
+    }
+
+
+def architecture_facts(spec: ModelSpec) -> dict[str, Any]:
+    """What config.json says, in the field's words."""
+    from edgepress.devices.cost import active_parameters
+
+    a, x = spec.attention, spec.experts
+    facts: dict[str, Any] = {
+        "model_type": spec.model_type,
+        "parameters": parameters(spec),
+        "active_parameters": active_parameters(spec),
+        "layers": spec.layers,
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": spec.intermediate,
+        "vocab_size": spec.vocab_size,
+        "context": spec.context,
+        "attention": {"kind": a.kind, "heads": a.heads, "kv_heads": a.kv_heads, "head_dim": a.head_dim},
+        "rope": {"kind": spec.rope.kind, "theta": spec.rope.theta},
+        "tied_head": spec.tied_head,
+        "experts": None,
+    }
+    if x:
+        facts["experts"] = {
+            "count": x.count, "per_token": x.routing.k, "intermediate_size": x.intermediate,
+            "layers": len(spec.expert_layers), "score": x.routing.score,
+            "shared_intermediate_size": x.shared_intermediate * x.shared_count,
+        }  # fmt: skip
+    return facts
+
+
+def part_bytes(checkpoint: Any) -> tuple[dict[str, int], list[str]]:
+    """(part -> bytes in the checkpoint, the dtypes that its tensors are stored in)."""
+    from edgepress.architecture import roles
+    from edgepress.devices.cost import PARTS, role_part
+
+    stored = dict.fromkeys(PARTS, 0)
+    for role, _ in roles(checkpoint.spec):
+        name = role.split(".", 2)[2] if role.startswith("layers.") else role
+        stored[role_part(name)] += checkpoint.bytes_of(role)
+    return stored, checkpoint.dtypes
+
+
+def task_of(config: dict[str, Any]) -> str | None:
+    """What optimum's TasksManager says the model is for; None without optimum, or where it does not know."""
+    try:
+        with redirect_stdout(StringIO()):
+            transformers = importlib.import_module("transformers")
+            manager = importlib.import_module("optimum.exporters.tasks").TasksManager
+            model_class = getattr(transformers, (config.get("architectures") or [""])[0])
+            task: str = manager.infer_task_from_model(model_class)
+            return task
+    except (ImportError, AttributeError, ValueError, KeyError):
+        return None
+
+
+def inspect_bundle(path: Path) -> dict[str, Any]:
+    """Facts of a bundle, from its checked manifest."""
+    from edgepress.bundle import open_bundle
+
+    manifest = open_bundle(path).manifest.to_dict()
+    plan = manifest.pop("plan")
+    kept = {layer: len(experts) for layer, experts in plan.get("experts", {}).items()}
+    return {"bundle": str(path), **manifest, "experts_kept": kept, "why": plan.get("why", [])}
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        byte_counts = name == "bytes_per_part"
+        return ", ".join(f"{k} {human_bytes(v) if byte_counts else _shown(k, v)}" for k, v in value.items())
+    if name.endswith("bytes"):
+        return human_bytes(value)
+    if isinstance(value, list):
+        return ", ".join(str(v) for v in value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else f"{value}"
