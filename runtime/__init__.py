@@ -1,0 +1,11 @@
+"""edgepress.runtime: bundles on ONNX Runtime. Needs neither torch nor onnx nor transformers.
+
+Session gives logits, Engine text; `evaluate`, `bench` and `compare` measure.
+"""
+
+from edgepress.runtime.engine import Engine, Generation
+from edgepress.runtime.sampling import GREEDY, Sampler
+from edgepress.runtime.session import Session
+from edgepress.runtime.tokenizer import StreamDecoder, Tokenizer
+
+__all__ = ["GREEDY", "Engine", "Generation", "Sampler", "Session", "StreamDecoder", "Tokenizer"]

@@ -21,7 +21,7 @@ class Session:
     left-aligned in it, and the padding to its right is overwritten as the row grows.
 
     Attributes:
-        manifest: of the bundle.
+        path, manifest: of the bundle.
         provider: "cpu" or "cuda".
         load_s: seconds from the call to a session that is ready.
         vocab_size, context: of the model, in tokens.
@@ -66,7 +66,7 @@ class Session:
                 f"use 1 to {self.context} tokens (the model's context) and at least one sequence"
             )
         self.provider = providers.choose_provider(opened, provider)
-        self._path = opened.path
+        self.path = opened.path
         self._session = providers.open_model(opened, self.provider, threads=threads, native=native)
         self._lengths = np.zeros(batch, np.int64)
         self._pasts = [i for i in self._session.get_inputs() if i.name.startswith("past_key_values.")]
@@ -146,7 +146,7 @@ class Session:
         binding.bind_output("logits", "cpu")
         for name, value in presents.items():
             binding.bind_ortvalue_output(name, value)
-        with providers.failures(f"running {self._path} failed"):
+        with providers.failures(f"running {self.path} failed"):
             self._session.run_with_iobinding(binding)
         return binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
 

@@ -1,0 +1,140 @@
+"""Text from a bundle, token by token."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from edgepress.bundle import Bundle
+from edgepress.errors import InputError, RuntimeFailure
+from edgepress.runtime.sampling import GREEDY, Sampler
+from edgepress.runtime.session import Session
+from edgepress.runtime.tokenizer import StreamDecoder, Tokenizer
+
+
+@dataclass
+class Generation:
+    """What was generated, complete once the stream has ended.
+
+    Attributes:
+        tokens: generated ids, the one that ended the text included.
+        prompt_tokens: number of tokens of the prompt.
+        finish_reason: "eos", "stop" (a stop string), "length" (max_tokens), "context" (full), or "" while running.
+        prefill_s, decode_s: seconds inside the model, for the prompt and for all tokens after the first.
+    """
+
+    prompt_tokens: int
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+class Engine:
+    """Generates from one session. `result` is the Generation in progress, or the last one."""
+
+    def __init__(self, bundle: Session | Bundle | Path | str, tokenizer: Tokenizer | None = None) -> None:
+        """Take a session of one sequence, or open a bundle as Session does; `tokenizer` if it is open already.
+
+        Raises:
+            InputError: a session of several sequences.
+        """
+        self.session = bundle if isinstance(bundle, Session) else Session(bundle)
+        if self.session.batch != 1:
+            raise InputError(f"text is generated for one sequence, the session has {self.session.batch}; open batch=1")
+        self.tokenizer = tokenizer or Tokenizer(self.session.path, bos=self.session.manifest.bos)
+        self._result: Generation | None = None
+
+    @property
+    def result(self) -> Generation:
+        """Raises RuntimeFailure before the first generation."""
+        if self._result is None:
+            raise RuntimeFailure("nothing was generated yet; call generate first")
+        return self._result
+
+    def generate(
+        self, prompt: str | Sequence[int], *, max_tokens: int = 128, sampler: Sampler = GREEDY, stop: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """Stream the continuation of a prompt in pieces of text; a stop string ends it and is not part of it.
+
+        Raises:
+            InputError: an empty prompt, one that leaves no room, an empty stop string, or max_tokens below 1.
+        """
+        if max_tokens < 1 or "" in stop:
+            raise InputError(f"max_tokens {max_tokens} and stop {list(stop)} are not possible; use at least 1, no ''")
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        self._result = Generation(len(ids))
+        return self._stream(self._result, ids, max_tokens, sampler, _StopFilter(stop))
+
+    def _stream(
+        self, result: Generation, prompt: list[int], max_tokens: int, sampler: Sampler, stops: "_StopFilter"
+    ) -> Iterator[str]:
+        decoder = StreamDecoder(self.tokenizer, prompt)
+        for token in self._tokens(result, prompt, max_tokens, sampler):
+            yield from _emit(result, stops.push(decoder.push(token)))
+            if stops.found:
+                break
+        else:
+            yield from _emit(result, stops.push(decoder.flush()) + stops.flush())
+        if stops.found:
+            result.finish_reason = "stop"
+
+    def _tokens(self, result: Generation, prompt: list[int], max_tokens: int, sampler: Sampler) -> Iterator[int]:
+        generator = sampler.generator()
+        start = perf_counter()
+        logits = self.session.prefill([prompt])[0]
+        result.prefill_s = perf_counter() - start
+        while True:
+            token = sampler.choose(logits, chain(prompt, result.tokens), generator)
+            result.tokens.append(token)
+            if token in self.session.manifest.eos:
+                result.finish_reason = "eos"
+                return
+            yield token
+            if len(result.tokens) == max_tokens:
+                result.finish_reason = "length"
+                return
+            if self.session.lengths[0] == self.session.max_length:
+                result.finish_reason = "context"
+                return
+            start = perf_counter()
+            logits = self.session.decode(np.array([token]))[0]
+            result.decode_s += perf_counter() - start
+
+
+def _emit(result: Generation, text: str) -> Iterator[str]:
+    if text:
+        result.text += text
+        yield text
+
+
+class _StopFilter:
+    """Holds text back for as long as it may be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops, self._held = stops, ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """The text that no stop string can begin in any more; up to the first one where it is complete."""
+        self._held += text
+        ends = [at for at in map(self._held.find, self._stops) if at >= 0]
+        self.found = bool(ends)
+        free = min(ends) if ends else self._free()
+        released, self._held = self._held[:free], self._held[free:]
+        return released
+
+    def flush(self) -> str:
+        """The rest, which turned out to be no stop string."""
+        return "" if self.found else self._held
+
+    def _free(self) -> int:
+        """Where the longest end of the held text begins that also begins a stop string."""
+        longest = max(map(len, self._stops), default=1) - 1
+        first = max(0, len(self._held) - longest)
+        starts = (i for i in range(first, len(self._held)) if any(s.startswith(self._held[i:]) for s in self._stops))
+        return next(starts, len(self._held))
