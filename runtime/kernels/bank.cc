@@ -1,0 +1,73 @@
+#include "bank.h"
+
+namespace edgepress {
+
+BankFormat bank_format(int64_t bits, int64_t asymmetric) {
+  if (bits != 4 && bits != 8 && bits != 16) throw Error("bits must be 4, 8 or 16, not " + std::to_string(bits));
+  if (asymmetric != 0 && asymmetric != 1) throw Error("asymmetric must be 0 or 1");
+  if (bits == 16 && asymmetric) throw Error("16-bit weights have no zero points: asymmetric must be 0");
+  return {static_cast<int>(bits), asymmetric == 1};
+}
+
+int block_size(const Node& node) {
+  const int64_t block = node.integer("block_size", 32);
+  if (block != 16 && block != 32 && block != 64 && block != 128)
+    throw Error("block_size must be 16, 32, 64 or 128, not " + std::to_string(block));
+  return static_cast<int>(block);
+}
+
+bool quantizes_activations(const Node& node) {
+  const int64_t level = node.integer("accuracy_level", 0);
+  if (level != 0 && level != 4) throw Error("accuracy_level must be 0 or 4, not " + std::to_string(level));
+  return level == 4;
+}
+
+Matrix Bank::matrix(int64_t index) const {
+  const int64_t blocks = first.quantized() ? first.blocks() : 0;
+  Matrix m = first;
+  m.weight += index * m.rows * (m.columns * m.bits / 8);
+  if (m.scales) m.scales += index * m.rows * blocks;
+  if (m.zero_points) m.zero_points += index * m.rows * ((blocks * m.bits + 7) / 8);
+  return m;
+}
+
+namespace {
+
+Tensor weight_tensor(const Context& call, size_t index, const std::string& what, BankFormat format, bool stacked,
+                     int64_t rows, int64_t columns) {
+  Tensor weight = call.input(index, what);
+  const bool half = weight.type == TYPE_FLOAT16 || weight.type == TYPE_BFLOAT16;
+  if (format.bits == 16 ? !half : weight.type != TYPE_UINT8)
+    throw Error(what + " must be " + (format.bits == 16 ? "float16 or bfloat16" : "uint8") + " for " +
+                std::to_string(format.bits) + " bits");
+  if (!stacked) weight.shape.insert(weight.shape.begin(), 1);
+  expect_shape(weight, what, {-1, rows, format.bits == 16 ? columns : columns * format.bits / 8});
+  return weight;
+}
+
+}  // namespace
+
+Bank read_bank(const Context& call, size_t& index, const std::string& what, BankFormat format, int block, bool stacked,
+               int64_t rows, int64_t columns) {
+  const bool quantized = format.bits < 16;
+  if (quantized && columns % block)
+    throw Error(what + " has rows of " + std::to_string(columns) + ", not a multiple of block_size " +
+                std::to_string(block));
+  const Tensor weight = weight_tensor(call, index++, what + " weight", format, stacked, rows, columns);
+  Bank bank{{weight.as<uint8_t>(), nullptr, nullptr, weight.shape[1], columns, format.bits, block,
+             weight.type == TYPE_BFLOAT16},
+            weight.shape[0]};
+  if (!quantized) return bank;
+  const auto expected = [&](int64_t per_row) {
+    return stacked ? Shape{bank.count, bank.first.rows, per_row} : Shape{bank.first.rows, per_row};
+  };
+  const int64_t blocks = bank.first.blocks();
+  bank.first.scales = call.input(index++, what + " scales", TYPE_FLOAT16, expected(blocks)).as<uint16_t>();
+  if (format.asymmetric) {
+    const int64_t bytes = (blocks * format.bits + 7) / 8;
+    bank.first.zero_points = call.input(index++, what + " zero_points", TYPE_UINT8, expected(bytes)).as<uint8_t>();
+  }
+  return bank;
+}
+
+}  // namespace edgepress

@@ -1,0 +1,196 @@
+#include "experts.h"
+
+#include <cmath>
+
+#include "isa.h"
+#include "tile.h"
+
+namespace edgepress {
+
+Experts::Projection::Projection(const Node& node, std::string projection) : name(std::move(projection)) {
+  const auto bits = node.integers((name + "_bits").c_str());
+  const auto asymmetric = node.integers((name + "_asymmetric").c_str());
+  map = node.integers((name + "_map").c_str());
+  if (asymmetric.size() != bits.size()) throw Error(name + "_asymmetric must have as many entries as " + name + "_bits");
+  for (size_t b = 0; b < bits.size(); ++b) banks.push_back(bank_format(bits[b], asymmetric[b]));
+  if (map.size() % 2) throw Error(name + "_map must hold a bank and an index for each expert");
+  for (size_t e = 0; e < map.size(); e += 2)
+    if (map[e] < 0 || map[e] >= static_cast<int64_t>(banks.size()))
+      throw Error(name + "_map puts expert " + std::to_string(e / 2) + " into bank " + std::to_string(map[e]) +
+                  ", which does not exist");
+}
+
+Experts::Experts(const Node& node)
+    : kernels_(select_kernels()),
+      gate_up_(node, "gate_up"),
+      down_(node, "down"),
+      activation_(node),
+      block_(block_size(node)),
+      biased_(node.flag("biased")),
+      quantized_(quantizes_activations(node)) {
+  if (gate_up_.map.size() != down_.map.size()) throw Error("gate_up_map and down_map must describe the same experts");
+}
+
+// Every expert's matrices, as this call finds them.
+struct Experts::Weights {
+  std::vector<Matrix> gate_up, down;
+  const float* gate_up_bias = nullptr;  // [E, 2I]
+  const float* down_bias = nullptr;     // [E, H]
+};
+
+// The routes of nonzero weight, sorted by expert, then token. Group g is `expert[g]` and order[start[g], start[g + 1]).
+struct Experts::Routes {
+  const float* weights;
+  int64_t k;
+  std::vector<int64_t> order;  // positions in weights [T, k]
+  std::vector<int64_t> expert, start;
+
+  int64_t groups() const { return static_cast<int64_t>(expert.size()); }
+  int64_t token(int64_t i) const { return order[i] / k; }
+};
+
+// Activations: x by token, quantized where some expert needs it, and the gated products by position in `order`.
+struct Experts::Buffers {
+  const float* x;
+  Rows quantized_x, hidden;
+};
+
+std::vector<Matrix> Experts::read(const Context& call, size_t& next, const Projection& from, int64_t rows,
+                                  int64_t columns) const {
+  std::vector<Bank> banks;
+  for (size_t b = 0; b < from.banks.size(); ++b) {
+    const std::string what = from.name + " bank " + std::to_string(b);
+    banks.push_back(read_bank(call, next, what, from.banks[b], block_, true, rows, columns));
+    rows = banks[0].first.rows;
+  }
+  std::vector<Matrix> matrices;
+  for (size_t e = 0; e < from.map.size() / 2; ++e) {
+    const Bank& bank = banks[static_cast<size_t>(from.map[2 * e])];
+    const int64_t index = from.map[2 * e + 1];
+    if (index < 0 || index >= bank.count)
+      throw Error(from.name + "_map gives expert " + std::to_string(e) + " index " + std::to_string(index) +
+                  " in a bank of " + std::to_string(bank.count));
+    matrices.push_back(bank.matrix(index));
+  }
+  return matrices;
+}
+
+Experts::Weights Experts::read_weights(const Context& call, int64_t hidden) const {
+  size_t next = 3;
+  Weights weights;
+  weights.gate_up = read(call, next, gate_up_, -1, hidden);
+  const int64_t doubled = weights.gate_up[0].rows;
+  if (doubled % 2) throw Error("gate_up has " + std::to_string(doubled) + " rows, expected gate and up in pairs");
+  weights.down = read(call, next, down_, hidden, doubled / 2);
+  if (biased_) {
+    const int64_t experts = static_cast<int64_t>(weights.down.size());
+    weights.gate_up_bias = call.input(next++, "gate_up_bias", TYPE_FLOAT, {experts, doubled}).as<float>();
+    weights.down_bias = call.input(next++, "down_bias", TYPE_FLOAT, {experts, hidden}).as<float>();
+  }
+  if (call.input_count() != next) throw Error("has more inputs than its attributes describe");
+  return weights;
+}
+
+Experts::Routes Experts::group(const Tensor& weights, const Tensor& experts) const {
+  const int64_t count = element_count(weights.shape), known = static_cast<int64_t>(gate_up_.map.size() / 2);
+  const float* weight = weights.as<float>();
+  const int64_t* id = experts.as<int64_t>();
+  std::vector<int64_t> next(static_cast<size_t>(known + 1));  // where the routes of an expert begin
+  for (int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(weight[i])) throw Error("weights[" + std::to_string(i) + "] is NaN or infinite");
+    if (id[i] < 0 || id[i] >= known)
+      throw Error("expert " + std::to_string(id[i]) + " is out of range, there are " + std::to_string(known));
+    if (weight[i] != 0) ++next[id[i] + 1];
+  }
+  Routes routes{weight, weights.shape[1], {}, {}, {}};
+  for (int64_t e = 0; e < known; ++e) {
+    if (next[e + 1]) {
+      routes.expert.push_back(e);
+      routes.start.push_back(next[e]);
+    }
+    next[e + 1] += next[e];
+  }
+  routes.start.push_back(next[known]);
+  routes.order.resize(static_cast<size_t>(next[known]));
+  for (int64_t i = 0; i < count; ++i)
+    if (weight[i] != 0) routes.order[next[id[i]]++] = i;
+  return routes;
+}
+
+void Experts::compute(const Context& call) const {
+  const Tensor x = call.input(0, "x", TYPE_FLOAT, {-1, -1});
+  const int64_t tokens = x.shape[0], hidden = x.shape[1];
+  const Tensor chosen = call.input(1, "weights", TYPE_FLOAT, {tokens, -1});
+  const Weights weights = read_weights(call, hidden);
+  const Routes routes = group(chosen, call.input(2, "experts", TYPE_INT64, chosen.shape));
+  float* y = static_cast<float*>(call.output(0, x.shape));
+  std::fill_n(y, tokens * hidden, 0.0f);
+
+  const int64_t inner = weights.down[0].columns;
+  Buffers buffers{x.as<float>(), Rows(kernels_, quantized_ ? tokens : 0, hidden),
+                  Rows(kernels_, static_cast<int64_t>(routes.order.size()), inner)};
+  for (int64_t t = 0; quantized_ && t < tokens; ++t)
+    kernels_.quantize(buffers.x + t * hidden, 0, hidden, hidden, buffers.quantized_x[t]);
+
+  const int64_t per_group = tiles(2 * inner, kTileRows);
+  call.parallel(routes.groups() * per_group, [&](int64_t task) {
+    gate_up_tile(weights, routes, buffers, task / per_group, task % per_group);
+  });
+  if (routes.groups())
+    call.parallel(tiles(hidden, kTileRows), [&](int64_t tile) { down_tile(weights, routes, buffers, tile, y); });
+}
+
+// hidden[route][tile] = activation(gate, up), in the form that the expert's down matrix multiplies.
+void Experts::gate_up_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t group,
+                           int64_t tile) const {
+  const int64_t expert = routes.expert[group];
+  const Matrix &gate_up = weights.gate_up[expert], &down = weights.down[expert];
+  const int64_t first = tile * kTileRows, count = std::min(kTileRows, gate_up.rows - first);
+  const float* bias = weights.gate_up_bias ? weights.gate_up_bias + expert * gate_up.rows + first : nullptr;
+  const bool quantized = quantizes(gate_up);
+  Tile products;
+  const void* x[kTileTokens];
+  for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kTileTokens) {
+    const int64_t some = std::min(kTileTokens, routes.start[group + 1] - i);
+    for (int64_t j = 0; j < some; ++j) {
+      const int64_t token = routes.token(i + j);
+      x[j] = quantized ? static_cast<const void*>(buffers.quantized_x[token]) : buffers.x + token * gate_up.columns;
+    }
+    multiply(kernels_, quantized, gate_up, first, count, x, some, products);
+    for (int64_t j = 0; j < some; ++j) {
+      const float* product = products.values + j * count;
+      float gated[kTileRows / 2];
+      for (int64_t r = 0; r < count; r += 2)
+        gated[r / 2] = activation_(product[r] + (bias ? bias[r] : 0), product[r + 1] + (bias ? bias[r + 1] : 0));
+      uint8_t* row = buffers.hidden[i + j];
+      if (quantizes(down))
+        kernels_.quantize(gated, first / 2, count / 2, down.columns, row);
+      else
+        std::copy_n(gated, count / 2, reinterpret_cast<float*>(row) + first / 2);
+    }
+  }
+}
+
+// y[token][tile] += weight * (down(hidden) + bias) over all routes, in the order of their experts.
+void Experts::down_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t tile, float* y) const {
+  const int64_t hidden = weights.down[0].rows, first = tile * kTileRows, count = std::min(kTileRows, hidden - first);
+  Tile products;
+  const void* x[kTileTokens];
+  for (int64_t group = 0; group < routes.groups(); ++group) {
+    const int64_t expert = routes.expert[group];
+    const float* bias = weights.down_bias ? weights.down_bias + expert * hidden + first : nullptr;
+    for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kTileTokens) {
+      const int64_t some = std::min(kTileTokens, routes.start[group + 1] - i);
+      for (int64_t j = 0; j < some; ++j) x[j] = buffers.hidden[i + j];
+      multiply(kernels_, quantizes(weights.down[expert]), weights.down[expert], first, count, x, some, products);
+      for (int64_t j = 0; j < some; ++j) {
+        const float weight = routes.weights[routes.order[i + j]];
+        float* out = y + routes.token(i + j) * hidden + first;
+        for (int64_t r = 0; r < count; ++r)
+          out[r] += weight * (products.values[j * count + r] + (bias ? bias[r] : 0));
+      }
+    }
+  }
+}
+
+}  // namespace edgepress

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "activation.h"
+#include "bank.h"
+
+namespace edgepress {
+
+// All routed experts of a layer; see OPS.md.
+class Experts {
+ public:
+  static constexpr const char* name = "Experts";
+  static constexpr Input inputs[] = {{TYPE_FLOAT}, {TYPE_FLOAT}, {TYPE_INT64}, {TYPE_UNDEFINED, INPUT_VARIADIC}};
+  static constexpr ONNXTensorElementDataType outputs[] = {TYPE_FLOAT};
+
+  explicit Experts(const Node& node);
+  void compute(const Context& call) const;
+
+ private:
+  // How gate_up or down is stored: its banks, and each expert's (bank, index).
+  struct Projection {
+    Projection(const Node& node, std::string name);
+    std::string name;
+    std::vector<BankFormat> banks;
+    std::vector<int64_t> map;
+  };
+  struct Weights;
+  struct Routes;
+  struct Buffers;
+
+  std::vector<Matrix> read(const Context& call, size_t& next, const Projection& from, int64_t rows,
+                           int64_t columns) const;
+  Weights read_weights(const Context& call, int64_t hidden) const;
+  Routes group(const Tensor& weights, const Tensor& experts) const;
+  bool quantizes(const Matrix& matrix) const { return quantized_ && matrix.quantized(); }
+  void gate_up_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t group, int64_t tile) const;
+  void down_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t tile, float* y) const;
+
+  const Kernels& kernels_;
+  Projection gate_up_, down_;
+  Activation activation_;
+  int block_;
+  bool biased_, quantized_;
+};
+
+}  // namespace edgepress

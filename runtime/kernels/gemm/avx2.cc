@@ -1,0 +1,89 @@
+// AVX2 with FMA and F16C.
+#include <immintrin.h>
+
+#include "body.h"
+#include "variants.h"
+
+namespace {
+
+struct Avx2 {
+  static constexpr int kLanes = 8, kOffset8 = 128;  // signed codes: pairs of unsigned products would overflow 16 bits
+  using F = __m256;
+  using I = __m256i;
+  using B = __m256i;
+
+  // The first `bytes` of p, with zeros after them.
+  template <int kSize>
+  struct Part {
+    alignas(32) uint8_t bytes[kSize] = {};
+    Part(const void* p, int64_t count) { memcpy(bytes, p, static_cast<size_t>(count)); }
+  };
+
+  static F broadcast(float value) { return _mm256_set1_ps(value); }
+  static F zero() { return _mm256_setzero_ps(); }
+  static I izero() { return _mm256_setzero_si256(); }
+  static F load(const float* p) { return _mm256_loadu_ps(p); }
+  static F load(const float* p, int64_t count) {
+    if (count >= kLanes) return load(p);
+    return load(reinterpret_cast<const float*>(Part<32>(p, 4 * count).bytes));
+  }
+  static __m128i load_16(const uint16_t* p, int64_t count) {
+    if (count >= kLanes) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(Part<16>(p, 2 * count).bytes));
+  }
+  static F load_half(const uint16_t* p, int64_t count) { return _mm256_cvtph_ps(load_16(p, count)); }
+  static F load_bfloat(const uint16_t* p, int64_t count) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_16(p, count)), 16));
+  }
+  static F codes4(const uint8_t* p, int64_t count) {
+    const __m128i packed = count >= kLanes ? _mm_loadu_si32(p) : _mm_loadu_si32(Part<4>(p, (count + 1) / 2).bytes);
+    const __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
+  }
+  static F codes8(const uint8_t* p, int64_t count) {
+    const __m128i codes = count >= kLanes ? _mm_loadu_si64(p) : _mm_loadu_si64(Part<8>(p, count).bytes);
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
+  }
+  static void store(float* p, F f) { _mm256_storeu_ps(p, f); }
+
+  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
+  static F spread(const float* p, const float* q) {
+    const I lanes = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    const __m128 product = _mm_mul_ps(_mm_castsi128_ps(_mm_loadu_si64(p)), _mm_castsi128_ps(_mm_loadu_si64(q)));
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(product), lanes);
+  }
+  static float sum(F f) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(f), _mm256_extractf128_ps(f, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+  }
+
+  static B load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const B*>(p)); }
+  template <int kBits>
+  static I dot(I a, B w, B x) {
+    const B pairs = kBits == 4 ? _mm256_maddubs_epi16(w, x)
+                               : _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(a, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  static void store_bytes(uint8_t* p, B b) { _mm256_storeu_si256(reinterpret_cast<B*>(p), b); }
+  static void order4(const uint8_t* from, uint8_t* to) {
+    const B packed = load_bytes(from), mask = _mm256_set1_epi8(15);
+    const B low = _mm256_and_si256(packed, mask), high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
+    store_bytes(to, _mm256_unpacklo_epi8(low, high));
+    store_bytes(to + 32, _mm256_unpackhi_epi8(low, high));
+  }
+  static void order8(const uint8_t* from, uint8_t* to) {
+    const B sign = _mm256_set1_epi8(-128);
+    const B a = _mm256_xor_si256(load_bytes(from), sign), b = _mm256_xor_si256(load_bytes(from + 32), sign);
+    store_bytes(to, _mm256_permute2x128_si256(a, b, 0x20));
+    store_bytes(to + 32, _mm256_permute2x128_si256(a, b, 0x31));
+  }
+};
+
+}  // namespace
+
+const Kernels edgepress::avx2::kernels = make_kernels<Avx2>("avx2");

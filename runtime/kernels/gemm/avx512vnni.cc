@@ -1,0 +1,71 @@
+// AVX-512 with VNNI.
+#include <immintrin.h>
+
+#include "body.h"
+#include "variants.h"
+
+namespace {
+
+struct Avx512 {
+  static constexpr int kLanes = 16, kOffset8 = 0;
+  using F = __m512;
+  using I = __m512i;
+  using B = __m512i;
+
+  static __mmask16 first(int64_t count) { return count < kLanes ? (1u << count) - 1 : 0xffff; }
+
+  static F broadcast(float value) { return _mm512_set1_ps(value); }
+  static F zero() { return _mm512_setzero_ps(); }
+  static I izero() { return _mm512_setzero_si512(); }
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static F load(const float* p, int64_t count) { return _mm512_maskz_loadu_ps(first(count), p); }
+  static F load_half(const uint16_t* p, int64_t count) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), p));
+  }
+  static F load_bfloat(const uint16_t* p, int64_t count) {
+    const I wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  static F codes4(const uint8_t* p, int64_t count) {
+    const __m128i packed = _mm_maskz_loadu_epi8(first((count + 1) / 2) & 0xff, p);
+    const __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
+    return _mm512_cvtepi32_ps(_mm512_maskz_cvtepu8_epi32(first(count), _mm_unpacklo_epi8(low, high)));
+  }
+  static F codes8(const uint8_t* p, int64_t count) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), p)));
+  }
+  static void store(float* p, F f) { _mm512_storeu_ps(p, f); }
+
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+  static F spread(const float* p, const float* q) {
+    const I lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const __m128 product = _mm_mul_ps(_mm_loadu_ps(p), _mm_loadu_ps(q));
+    return _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(product));
+  }
+  static float sum(F f) { return _mm512_reduce_add_ps(f); }
+
+  static B load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+  template <int kBits>
+  static I dot(I a, B w, B x) {
+    return _mm512_dpbusd_epi32(a, w, x);
+  }
+  static void order4(const uint8_t* from, uint8_t* to) {
+    const B packed = load_bytes(from), mask = _mm512_set1_epi8(15);
+    const B low = _mm512_and_si512(packed, mask), high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask);
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi8(low, high));
+    _mm512_storeu_si512(to + 64, _mm512_unpackhi_epi8(low, high));
+  }
+  static void order8(const uint8_t* from, uint8_t* to) {
+    const B a = load_bytes(from), b = load_bytes(from + 64);
+    _mm512_storeu_si512(to, _mm512_shuffle_i64x2(a, b, 0x88));       // the even 128-bit lanes
+    _mm512_storeu_si512(to + 64, _mm512_shuffle_i64x2(a, b, 0xdd));  // the odd ones
+  }
+};
+
+}  // namespace
+
+const Kernels edgepress::avx512vnni::kernels = make_kernels<Avx512>("avx512vnni");

@@ -1,0 +1,81 @@
+// The slow, obvious kernels: what the others are tested against.
+#include <cmath>
+
+#include "half.h"
+#include "variants.h"
+
+namespace edgepress::reference {
+namespace {
+
+int code(const Matrix& m, int64_t n, int64_t k) {
+  return m.bits == 8 ? m.row(n)[k] : (m.row(n)[k / 2] >> (k % 2 * 4)) & 15;
+}
+
+double weight(const Matrix& m, int64_t n, int64_t k) {
+  if (!m.quantized()) {
+    uint16_t bits;
+    memcpy(&bits, m.row(n) + 2 * k, sizeof bits);
+    return m.bfloat ? bfloat_to_float(bits) : half_to_float(bits);
+  }
+  const int64_t b = k / m.block;
+  return (code(m, n, k) - m.zero_point(n, b)) * static_cast<double>(half_to_float(m.row_scales(n)[b]));
+}
+
+void multiply(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens, float* out) {
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t r = 0; r < rows; ++r) {
+      double sum = 0;
+      for (int64_t k = 0; k < m.columns; ++k) sum += weight(m, first + r, k) * static_cast<const float*>(x[t])[k];
+      out[t * rows + r] = static_cast<float>(sum);
+    }
+}
+
+struct Unit {
+  float scale;
+  int8_t codes[kUnit];
+};
+
+int64_t quantized_bytes(int64_t columns) {
+  const int64_t bytes = (columns + kUnit - 1) / kUnit * static_cast<int64_t>(sizeof(Unit));
+  return (bytes + 63) / 64 * 64;
+}
+
+void quantize(const float* x, int64_t first, int64_t count, int64_t, uint8_t* row) {
+  for (int64_t k = 0; k < count; k += kUnit) {
+    const int64_t size = count - k < kUnit ? count - k : kUnit;
+    float largest = 0;
+    for (int64_t i = 0; i < size; ++i)
+      if (std::isnan(x[k + i]) || std::fabs(x[k + i]) > largest) largest = std::fabs(x[k + i]);
+    Unit unit{largest / 127, {}};
+    for (int64_t i = 0; i < size; ++i) {
+      const float code = std::nearbyint(x[k + i] / unit.scale);
+      unit.codes[i] = std::isfinite(code) ? static_cast<int8_t>(std::fmax(-127, std::fmin(127, code))) : 0;
+    }
+    memcpy(row + (first + k) / kUnit * static_cast<int64_t>(sizeof(Unit)), &unit, sizeof unit);
+  }
+}
+
+float dot_quantized(const Matrix& m, int64_t n, const Unit* x) {
+  const int64_t run = m.block < kUnit ? m.block : kUnit;
+  double sum = 0;
+  for (int64_t k = 0; k < m.columns; k += run) {
+    const Unit& unit = x[k / kUnit];
+    const int64_t b = k / m.block;
+    int dot = 0;
+    for (int64_t i = k; i < k + run; ++i) dot += (code(m, n, i) - m.zero_point(n, b)) * unit.codes[i % kUnit];
+    sum += dot * static_cast<double>(half_to_float(m.row_scales(n)[b])) * unit.scale;
+  }
+  return static_cast<float>(sum);
+}
+
+void multiply_quantized(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
+                        float* out) {
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t r = 0; r < rows; ++r) out[t * rows + r] = dot_quantized(m, first + r, static_cast<const Unit*>(x[t]));
+}
+
+}  // namespace
+
+const Kernels kernels{"reference", quantized_bytes, quantize, multiply, multiply_quantized};
+
+}  // namespace edgepress::reference

@@ -1,0 +1,19 @@
+// The variants of the micro-kernels; isa.cc chooses between them.
+#pragma once
+
+#include "gemm.h"
+
+namespace edgepress {
+namespace reference {
+extern const Kernels kernels;
+}
+namespace portable {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512vnni {
+extern const Kernels kernels;
+}
+}  // namespace edgepress

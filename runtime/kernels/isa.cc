@@ -1,0 +1,75 @@
+#include "isa.h"
+
+#include <cstdlib>
+#include <string>
+
+#include "gemm/variants.h"
+#include "op.h"
+
+#ifdef EDGEPRESS_X86
+#include <cpuid.h>
+#endif
+
+namespace edgepress {
+namespace {
+
+bool always() { return true; }
+
+#ifdef EDGEPRESS_X86
+
+constexpr unsigned kYmmState = 0x06, kZmmState = 0xe6;  // XCR0: registers that the operating system saves
+
+bool saves(unsigned state) {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & state) == state;
+}
+
+bool has_avx2() {
+  unsigned a, b, c, d;
+  if (!saves(kYmmState) || !__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_FMA) || !(c & bit_F16C)) return false;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+bool has_avx512vnni() {
+  unsigned a, b, c, d;
+  if (!saves(kZmmState) || !has_avx2() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned needed = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+  return (b & needed) == needed && (c & bit_AVX512VNNI);
+}
+
+#endif
+
+struct Variant {
+  const Kernels& kernels;
+  bool (*supported)();
+};
+
+// Fastest first.
+const Variant kVariants[] = {
+#ifdef EDGEPRESS_X86
+    {avx512vnni::kernels, has_avx512vnni},
+    {avx2::kernels, has_avx2},
+#endif
+    {portable::kernels, always},
+    {reference::kernels, always},
+};
+
+}  // namespace
+
+const Kernels& select_kernels() {
+  const char* forced = std::getenv("EDGEPRESS_ISA");
+  const std::string wanted = forced ? forced : "";
+  std::string known;
+  for (const Variant& variant : kVariants) {
+    known += std::string(" ") + variant.kernels.name;
+    if (!wanted.empty() && wanted != variant.kernels.name) continue;
+    if (variant.supported()) return variant.kernels;
+    if (!wanted.empty()) throw Error("EDGEPRESS_ISA=" + wanted + ": this machine does not support it; unset it");
+  }
+  throw Error("EDGEPRESS_ISA=" + wanted + " is unknown; use one of" + known);
+}
+
+}  // namespace edgepress

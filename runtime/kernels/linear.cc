@@ -1,0 +1,49 @@
+#include "linear.h"
+
+#include "isa.h"
+#include "tile.h"
+
+namespace edgepress {
+
+Linear::Linear(const Node& node)
+    : kernels_(select_kernels()),
+      format_(bank_format(node.integer("bits", 0), node.integer("asymmetric", 0))),
+      block_(block_size(node)),
+      biased_(node.flag("biased")),
+      quantized_(quantizes_activations(node) && format_.bits < 16) {}
+
+void Linear::compute(const Context& call) const {
+  const Tensor x = call.input(0, "x");
+  if (x.shape.empty()) throw Error("x has shape [], expected [..., K]");
+  const int64_t columns = x.shape.back(), tokens = element_count({x.shape.begin(), x.shape.end() - 1});
+  size_t next = 1;
+  const Matrix weights = read_bank(call, next, "matrix", format_, block_, false, -1, columns).first;
+  const float* bias = biased_ ? call.input(next++, "bias", TYPE_FLOAT, {weights.rows}).as<float>() : nullptr;
+  if (call.input_count() != next) throw Error("has more inputs than its attributes describe");
+
+  Shape shape = x.shape;
+  shape.back() = weights.rows;
+  float* y = static_cast<float*>(call.output(0, shape));
+  Rows quantized(kernels_, quantized_ ? tokens : 0, columns);
+  std::vector<const void*> rows(static_cast<size_t>(tokens));
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* row = x.as<float>() + t * columns;
+    if (quantized_) kernels_.quantize(row, 0, columns, columns, quantized[t]);
+    rows[t] = quantized_ ? static_cast<const void*>(quantized[t]) : row;
+  }
+
+  const auto tile_of = [&](int64_t task) {
+    const int64_t first = task * kTileRows, count = std::min(kTileRows, weights.rows - first);
+    Tile tile;
+    for (int64_t t = 0; t < tokens; t += kTileTokens) {
+      const int64_t some = std::min(kTileTokens, tokens - t);
+      multiply(kernels_, quantized_, weights, first, count, &rows[t], some, tile);
+      for (int64_t i = 0; i < some; ++i)
+        for (int64_t r = 0; r < count; ++r)
+          y[(t + i) * weights.rows + first + r] = tile.values[i * count + r] + (bias ? bias[first + r] : 0.0f);
+    }
+  };
+  if (tokens > 0) call.parallel(tiles(weights.rows, kTileRows), tile_of);
+}
+
+}  // namespace edgepress

@@ -1,0 +1,142 @@
+// A custom op in C++: reading attributes and tensors with checks, errors that name the node, and the C callbacks.
+#pragma once
+
+#include <functional>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "ort_abi.h"
+
+namespace edgepress {
+
+// Thrown anywhere below a callback; becomes an OrtStatus `<node name>: <what>`.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+using Shape = std::vector<int64_t>;
+
+std::string to_string(const Shape& shape);
+
+// A view of an input or output; the memory belongs to ONNX Runtime.
+struct Tensor {
+  void* data;
+  ONNXTensorElementDataType type;
+  Shape shape;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+// A node's attributes, at kernel creation. One that is absent, or of another type, takes the fallback.
+class Node {
+ public:
+  Node(const OrtApi& api, const OrtKernelInfo& info) : api_(api), info_(info) {}
+
+  std::string name() const;
+  int64_t integer(const char* name, int64_t fallback) const;
+  float real(const char* name, float fallback) const;
+  std::string text(const char* name, const char* fallback) const;
+  std::vector<int64_t> integers(const char* name) const;
+  bool flag(const char* name) const;
+
+ private:
+  bool found(OrtStatus* status) const;
+
+  const OrtApi& api_;
+  const OrtKernelInfo& info_;
+};
+
+// One call of a kernel.
+class Context {
+ public:
+  Context(const OrtApi& api, OrtKernelContext& context) : api_(api), context_(context) {}
+
+  size_t input_count() const;
+  bool has_input(size_t index) const;
+  // `what` names the tensor in errors. A negative entry of `shape` matches any size.
+  Tensor input(size_t index, const std::string& what) const;
+  Tensor input(size_t index, const std::string& what, ONNXTensorElementDataType type, const Shape& shape) const;
+  void* output(size_t index, const Shape& shape) const;
+
+  // Runs task(0) ... task(count - 1) on the session's thread pool. A task must not throw.
+  void parallel(int64_t count, const std::function<void(int64_t)>& task) const;
+
+ private:
+  void check(OrtStatus* status) const;
+  const OrtValue* find_input(size_t index) const;
+
+  const OrtApi& api_;
+  OrtKernelContext& context_;
+};
+
+void expect_shape(const Tensor& tensor, const std::string& what, const Shape& shape);
+int64_t element_count(const Shape& shape);
+
+struct Input {
+  ONNXTensorElementDataType type;
+  OrtCustomOpInputOutputCharacteristic kind = INPUT_REQUIRED;
+};
+
+// The callbacks of one op. `Op` has: static name, inputs, outputs; Op(const Node&); void compute(Context&) const.
+template <class Op>
+struct Definition : OrtCustomOp {
+  Definition() : OrtCustomOp{} {
+    version = kOrtApiVersion;
+    GetName = [](const OrtCustomOp*) { return Op::name; };
+    GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+    GetInputTypeCount = [](const OrtCustomOp*) { return std::size(Op::inputs); };
+    GetInputType = [](const OrtCustomOp*, size_t i) { return Op::inputs[i].type; };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t i) { return Op::inputs[i].kind; };
+    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+    GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+    GetOutputTypeCount = [](const OrtCustomOp*) { return std::size(Op::outputs); };
+    GetOutputType = [](const OrtCustomOp*, size_t i) { return Op::outputs[i]; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_REQUIRED; };
+    GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
+    GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
+    GetStartVersion = [](const OrtCustomOp*) { return 1; };
+    GetEndVersion = [](const OrtCustomOp*) { return 1; };
+    CreateKernelV2 = create;
+    KernelComputeV2 = compute;
+    KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  }
+
+ private:
+  struct Kernel {
+    const OrtApi& api;
+    std::string node_name;
+    Op op;
+  };
+
+  template <class Body>
+  static OrtStatus* guarded(const OrtApi& api, const std::string& node_name, Body body) {
+    try {
+      body();
+      return nullptr;
+    } catch (const std::exception& error) {
+      return api.CreateStatus(ORT_INVALID_ARGUMENT, (node_name + ": " + error.what()).c_str());
+    }
+  }
+
+  static OrtStatus* create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
+    Node node(*api, *info);
+    const std::string name = node.name();
+    return guarded(*api, name, [&] { *kernel = new Kernel{*api, name, Op(node)}; });
+  }
+
+  static OrtStatus* compute(void* kernel, OrtKernelContext* context) {
+    const auto& self = *static_cast<Kernel*>(kernel);
+    return guarded(self.api, self.node_name, [&] {
+      Context call(self.api, *context);
+      self.op.compute(call);
+    });
+  }
+};
+
+}  // namespace edgepress
