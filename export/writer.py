@@ -132,17 +132,25 @@ def _write_manifest(source: WeightSource, plan: Plan, provider: str, staging: Pa
         bos=bos,
         plan=json.loads(plan.to_json()),
     )
-    while True:  # the manifest counts its own bytes
-        size = sum(f["size"] for f in listed.values()) + _write_json(staging / MANIFEST, manifest.to_dict())
-        if size == manifest.size_bytes:
+    return _write_counting_itself(staging / MANIFEST, manifest)
+
+
+def _write_counting_itself(path: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest, whose sizes include its own; padding never shrinks, so that this ends."""
+    others = sum(f["size"] for f in manifest.files.values())
+    own = 0
+    while True:
+        size = others + own
+        manifest = replace(manifest, size_bytes=size, bits_per_weight=round(8 * size / manifest.parameters, 6))
+        written = _write_json(path, manifest.to_dict(), own)
+        if written == own:
             return manifest
-        bits = round(8 * size / manifest.parameters, 6)
-        manifest = replace(manifest, size_bytes=size, bits_per_weight=bits)
+        own = written
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> int:
-    """Bytes written."""
-    return path.write_bytes((json.dumps(value, indent=1) + "\n").encode())
+def _write_json(path: Path, value: dict[str, Any], at_least: int = 0) -> int:
+    """Bytes written: `at_least` this many, padded with spaces."""
+    return path.write_bytes(json.dumps(value, indent=1).ljust(at_least - 1).encode() + b"\n")
 
 
 def _sha256(path: Path) -> str:
