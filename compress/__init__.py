@@ -1,6 +1,8 @@
 """edgepress.compress: from a checkpoint and a budget to a plan, and from a plan to pressed weights."""
 
+from edgepress.compress.apply import apply
+from edgepress.compress.packed import is_packed, open_packed
 from edgepress.compress.packer import Packer
 from edgepress.compress.quantizers import QUANTIZERS
 
-__all__ = ["QUANTIZERS", "Packer"]
+__all__ = ["QUANTIZERS", "Packer", "apply", "is_packed", "open_packed"]

@@ -1,0 +1,85 @@
+"""Carrying out a plan: a packed folder, written part by part; run again after an interruption, it goes on."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
+from edgepress.compress.packed import PLAN, RECORD, VERSION, PackedModel, open_packed, part_file, writing
+from edgepress.compress.packer import Packer
+from edgepress.errors import InputError
+from edgepress.layout import part_tensors, parts
+from edgepress.plan import Plan
+from edgepress.progress import Track, silent
+
+
+def apply(checkpoint: Checkpoint, plan: Plan, folder: Path, *, track: Track = silent) -> PackedModel:
+    """Press a checkpoint into a packed folder.
+
+    The parts are written to `<folder>.partial`, which becomes `folder` when all is done. A later call with the same
+    checkpoint and plan keeps the parts that are there; the result is the same, byte for byte.
+
+    Raises:
+        InputError: the folder exists, or `<folder>.partial` belongs to another checkpoint or plan.
+        CheckpointError: weights that cannot be read, or cannot be stored as planned.
+        PlanError: a plan for another model.
+        OSError: the disk is full; what is complete stays in `<folder>.partial`.
+    """
+    if folder.exists():
+        raise InputError(f"output folder {folder} exists; choose another or remove it")
+    packer = Packer(checkpoint, plan)
+    partial = folder.with_name(f"{folder.name}.partial")
+    _begin(partial, packer)
+    for part in track(parts(packer.spec), "pressing"):
+        target = partial / part_file(part)
+        if not target.exists():
+            with writing(target, part_tensors(packer.spec, plan, part)) as sink:
+                packer.emit(part, sink)
+    plan.save(partial / PLAN)
+    for name in ("config.json", *TOKENIZER_FILES):
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, partial / name)
+    _sync(partial)
+    os.rename(partial, folder)
+    _sync_path(folder.parent)
+    return open_packed(folder)
+
+
+def _begin(partial: Path, packer: Packer) -> None:
+    """Make the folder and its record, or check that they are those of this very work."""
+    record = {
+        "version": VERSION,
+        "origin": packer.origin,
+        "plan": packer.plan.digest(),
+        "source": source_fingerprint(packer.checkpoint),
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    path = partial / RECORD
+    partial.mkdir(parents=True, exist_ok=True)
+    if not path.exists() and not list(partial.glob("*.safetensors")):
+        temporary = path.with_name(f"{RECORD}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.rename(temporary, path)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{partial} holds the work of another plan or model; remove it to start over")
+
+
+def source_fingerprint(checkpoint: Checkpoint) -> str:
+    """Identifies the files of a checkpoint on this machine: names, sizes and times of change."""
+    facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(set(checkpoint.files.values()))]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

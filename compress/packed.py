@@ -1,0 +1,146 @@
+"""The packed folder: one safetensors file per part, plan.json, config.json, tokenizer files, and packed.json.
+
+packed.json says what the folder was pressed from: {"version", "origin", "plan" (digest), "source" (fingerprint)}.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy, which safetensors needs
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from edgepress.architecture import load_architecture, read_spec
+from edgepress.checkpoint import read_config, read_json
+from edgepress.errors import CheckpointError
+from edgepress.layout import ITEM_BYTES, Stored, part_tensors, parts
+from edgepress.packed import Sink
+from edgepress.plan import load_plan
+
+RECORD = "packed.json"
+PLAN = "plan.json"
+VERSION = 1
+_DTYPES = {"uint8": "U8", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+_CHUNK = 1 << 26  # bytes read at a time
+
+
+def part_file(part: str) -> str:
+    return f"{part}.safetensors"
+
+
+def is_packed(folder: Path) -> bool:
+    return (folder / RECORD).is_file()
+
+
+def open_packed(folder: Path) -> "PackedModel":
+    """Open a packed folder; its plan and the headers of its files are checked, no weight is read.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not hold what the plan says.
+        PlanError: plan.json is not a plan for this model.
+    """
+    return PackedModel(folder)
+
+
+class PackedModel:
+    """A WeightSource (edgepress.packed) that reads the tensors which `apply` stored."""
+
+    def __init__(self, folder: Path) -> None:
+        record = read_json(folder / RECORD)
+        if record.get("version") != VERSION:
+            raise CheckpointError(
+                f"{folder / RECORD} has version {record.get('version')}; this is {VERSION}: press again"
+            )
+        self.folder = folder
+        self.config = read_config(folder)
+        self.spec = read_spec(self.config, load_architecture(self.config["model_type"]))
+        self.plan = load_plan(folder / PLAN, self.spec)
+        self.origin = record.get("origin")
+        if record.get("plan") != self.plan.digest():
+            raise CheckpointError(f"{folder / PLAN} was edited after pressing; press the original model with it")
+        for part in parts(self.spec):
+            self._check_part(part)
+
+    def emit(self, part: str, sink: Sink) -> None:
+        """Send the tensors of one part to the sink, in runs of rows."""
+        path = self.folder / part_file(part)
+        try:
+            with safe_open(path, "np") as file:
+                for stored in part_tensors(self.spec, self.plan, part):
+                    rows = file.get_slice(stored.name)
+                    step = max(1, _CHUNK * stored.shape[0] // stored.nbytes)
+                    for row in range(0, stored.shape[0], step):
+                        sink(stored.name, row, rows[row : min(row + step, stored.shape[0])])
+        except SafetensorError as cause:
+            raise CheckpointError(f"{path} cannot be read: {cause}; press the model again") from None
+
+    def _check_part(self, part: str) -> None:
+        path = self.folder / part_file(part)
+        wanted = {t.name: (_DTYPES[t.dtype], list(t.shape)) for t in part_tensors(self.spec, self.plan, part)}
+        try:
+            with safe_open(path, "np") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                held = {name: (s.get_dtype(), s.get_shape()) for name, s in slices.items()}
+        except (SafetensorError, OSError) as cause:
+            raise CheckpointError(f"{path} is not sound: {cause}; press the model again") from None
+        for name in sorted(wanted.keys() | held.keys()):
+            if wanted.get(name) != held.get(name):
+                raise CheckpointError(
+                    f"{path} holds {held.get(name)} for {name}, the plan says {wanted.get(name)}; press the model again"
+                )
+
+
+@contextmanager
+def writing(path: Path, tensors: list[Stored]) -> Iterator[Sink]:
+    """A Sink that writes rows to their place in a safetensors file, which appears under its name only when complete.
+
+    Raises:
+        OSError: naming the file, when the disk is full; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    header, offsets = _header(tensors)
+    sizes = {t.name: t.nbytes // t.shape[0] for t in tensors}
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+
+    def sink(name: str, row: int, rows: np.ndarray) -> None:
+        _write(descriptor, np.ascontiguousarray(rows), offsets[name] + row * sizes[name], path)
+
+    try:
+        _write(descriptor, np.frombuffer(header, np.uint8), 0, path)
+        yield sink
+        os.fsync(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        temporary.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _header(tensors: list[Stored]) -> tuple[bytes, dict[str, int]]:
+    """The bytes before the data, and where each tensor lies in the file; wide items come first: all are aligned."""
+    ordered = sorted(tensors, key=lambda t: -ITEM_BYTES[t.dtype])
+    ends = list(accumulate(t.nbytes for t in ordered))
+    starts = [end - t.nbytes for t, end in zip(ordered, ends, strict=True)]
+    entries = {
+        t.name: {"dtype": _DTYPES[t.dtype], "shape": t.shape, "data_offsets": [start, end]}
+        for t, start, end in zip(ordered, starts, ends, strict=True)
+    }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {t.name: len(header) + start for t, start in zip(ordered, starts, strict=True)}
+
+
+def _write(descriptor: int, rows: np.ndarray, offset: int, path: Path) -> None:
+    view = rows.reshape(-1).view(np.uint8).data
+    while view:
+        try:
+            written = os.pwrite(descriptor, view, offset)
+        except OSError as cause:
+            raise OSError(cause.errno, cause.strerror, str(path)) from None
+        view, offset = view[written:], offset + written
