@@ -65,10 +65,9 @@ class Tokenizer:
             raise InputError(f"the chat template of {self._folder} refuses the messages: {cause}") from None
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
-        try:
-            return self._tokenizer.encode(text, add_special_tokens=special).ids
-        except UnicodeEncodeError:
-            raise InputError("the text is not valid Unicode; give it in UTF-8") from None
+        if not _is_unicode(text):
+            raise InputError("the text is not valid Unicode; give it in UTF-8")
+        return self._tokenizer.encode(text, add_special_tokens=special).ids
 
     def _config(self) -> dict[str, Any]:
         file = self._folder / _CONFIG
@@ -121,6 +120,11 @@ class StreamDecoder:
         if text:
             self._start, self._read = self._read, len(self._ids)
         return text
+
+
+def _is_unicode(text: str) -> bool:
+    """Bytes that were not UTF-8 reach a program's arguments as surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _environment() -> jinja2.Environment:

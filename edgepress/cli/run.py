@@ -67,6 +67,7 @@ def _report(engine: "Engine", json: bool) -> None:
         f"{result.prompt_tokens} prompt tokens at {prefill}, {len(result.tokens)} tokens at {decode}; "
         f"ended by {result.finish_reason}; loaded in {session.load_s:.2f} s",
         style="dim",
+        soft_wrap=True,
     )
 
 
