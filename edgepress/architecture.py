@@ -13,6 +13,7 @@ from typing import Any
 
 from edgepress import architectures
 from edgepress.errors import CheckpointError, UnsupportedModel
+from edgepress.sanity import check_relations, check_types
 
 _REQUIRED = object()
 
@@ -194,10 +195,12 @@ def read_spec(config: Mapping[str, Any], literal: Architecture) -> ModelSpec:
     used: set[str] = set()
     spec: ModelSpec = _resolve(literal.spec, flat, used)
     _check_facts(flat, literal, used)
+    _check_rope(spec.rope, spec.model_type)
+    check_types(spec)
     attention = spec.attention
     if attention.head_dim is None:
         spec = replace(spec, attention=replace(attention, head_dim=spec.hidden_size // attention.heads))
-    _check_values(spec)
+    check_relations(spec)
     return spec
 
 
@@ -220,6 +223,8 @@ def _flatten_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 def _resolve(node: Any, config: Mapping[str, Any], used: set[str]) -> Any:
     if isinstance(node, _From):
         used.add(node.key)
+        if isinstance(node.default, _From):
+            used.add(node.default.key)
         value = config.get(node.key)
         if value is None and node.default is _REQUIRED:
             raise CheckpointError(f"config.json lacks {node.key!r}; the model cannot be described without it")
@@ -233,7 +238,7 @@ def _resolve(node: Any, config: Mapping[str, Any], used: set[str]) -> Any:
 def _check_facts(config: Mapping[str, Any], literal: Architecture, used: set[str]) -> None:
     for key, value in config.items():
         if key in literal.accepts:
-            if value not in literal.accepts[key]:
+            if value is not None and value not in literal.accepts[key]:
                 raise UnsupportedModel(
                     f"config.json has {key}={value!r}, which edgepress does not handle for {config['model_type']}; "
                     f"handled: {', '.join(repr(v) for v in literal.accepts[key])}"
@@ -245,26 +250,21 @@ def _check_facts(config: Mapping[str, Any], literal: Architecture, used: set[str
             )
 
 
-def _check_values(spec: ModelSpec) -> None:
-    for owner in (spec, spec.attention, spec.experts, spec.experts and spec.experts.routing):
-        for f in fields(owner) if owner else ():
-            value = getattr(owner, f.name)
-            if f.type in (int, "int") and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise CheckpointError(f"config.json gives {value!r} for {f.name}; a whole number is needed")
-    sizes = {"vocab_size": spec.vocab_size, "hidden_size": spec.hidden_size, "heads": spec.attention.heads,
-             "kv_heads": spec.attention.kv_heads, "layers": spec.layers, "context": spec.context}  # fmt: skip
-    for name, value in sizes.items():
-        if value == 0:
-            raise CheckpointError(f"config.json gives 0 for {name}; a positive number is needed")
-    if spec.attention.heads % spec.attention.kv_heads:
-        raise CheckpointError(
-            f"config.json: {spec.attention.heads} heads do not divide into {spec.attention.kv_heads} KV heads"
+# What each kind of rotary scaling reads besides theta; "yarn" is only described so far, not computed.
+_ROPE_PARAMETERS = {
+    "default": frozenset[str](),
+    "linear": frozenset(["factor"]),
+    "llama3": frozenset(["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]),
+}
+
+
+def _check_rope(rope: Rope, model_type: str) -> None:
+    known = _ROPE_PARAMETERS.get(rope.kind, frozenset(rope.scaling))
+    if extra := sorted(rope.scaling.keys() - known):
+        raise UnsupportedModel(
+            f"config.json has the rotary parameter {extra[0]}={rope.scaling[extra[0]]!r}, which edgepress does not "
+            f"know for rope_type {rope.kind!r} of {model_type}"
         )
-    x = spec.experts
-    if x and not 1 <= x.routing.k <= x.count:
-        raise CheckpointError(f"config.json: top-{x.routing.k} of {x.count} experts is impossible")
-    if x and (x.count % x.routing.groups or not 1 <= x.routing.kept_groups <= x.routing.groups):
-        raise CheckpointError(f"config.json: {x.count} experts do not form {x.routing.groups} routing groups")
 
 
 def roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -42,22 +42,13 @@ class Checkpoint:
 
     def _check_complete(self) -> None:
         """Every tensor is consumed or named as ignored, and has the shape that the config promises."""
-        wanted = {}
+        wanted = set()
         for role, shape in roles(self.spec):
             name, index = self._locate(role)
-            wanted[name] = shape if index is None else None
             if name not in self.files:
                 raise CheckpointError(f"{self.path} lacks tensor {name} ({role}); the download may be incomplete")
-            if index is None and self._headers[name][1] != shape:
-                raise CheckpointError(
-                    f"tensor {name} has shape {list(self._headers[name][1])}, config.json promises {list(shape)}"
-                )
-        for name in set(wanted):
-            dtype = self._headers[name][0]
-            if dtype not in _DTYPES:
-                raise UnsupportedModel(
-                    f"tensor {name} is stored as {dtype}; edgepress reads {', '.join(_DTYPES)} checkpoints"
-                )
+            self._check_header(name, shape if index is None else self._stacked_shape(index[1], shape))
+            wanted.add(name)
         extra = sorted(n for n in self.files if n not in wanted and not self._ignored(n))
         if extra:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
@@ -65,6 +56,18 @@ class Checkpoint:
                 f"{self.path} holds tensor {extra[0]}{more}, which {self.spec.model_type} does not know; "
                 "the weights and config.json do not belong together"
             )
+
+    def _check_header(self, name: str, shape: tuple[int, ...]) -> None:
+        dtype, held = self._headers[name]
+        if held != shape:
+            raise CheckpointError(f"tensor {name} has shape {list(held)}, config.json promises {list(shape)}")
+        if dtype not in _DTYPES:
+            raise UnsupportedModel(f"tensor {name} is stored as {dtype}; edgepress reads {', '.join(_DTYPES)}")
+
+    def _stacked_shape(self, part: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the tensor that stacks one expert's `shape` over all experts, gate and up together."""
+        assert self.spec.experts
+        return self.spec.experts.count, shape[0] * (1 if part == "down" else 2), *shape[1:]
 
     def _ignored(self, name: str) -> bool:
         if self.spec.tied_head and name == self.architecture.tensors["head"]:
@@ -143,7 +146,7 @@ def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str,
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise error(f"{path} is not valid JSON: {cause}") from None
     if not isinstance(value, dict):
         raise error(f"{path} holds a {type(value).__name__}; a JSON object is needed")
@@ -164,7 +167,7 @@ def _shard_map(path: Path) -> dict[str, Path]:
             raise CheckpointError(f"{path / INDEX} lacks weight_map")
         files = {}
         for name, shard in weight_map.items():
-            if not isinstance(shard, str) or Path(shard).name != shard:
+            if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
                 raise CheckpointError(f"{path / INDEX} places {name} outside the folder: {shard!r}")
             files[name] = path / shard
         for shard_path in sorted(set(files.values())):

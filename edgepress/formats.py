@@ -50,7 +50,7 @@ def parse_format(name: str, where: str) -> Format:
     """The format called `name`; raises PlanError naming `where` otherwise."""
     try:
         return FORMATS[name]
-    except KeyError:
+    except (KeyError, TypeError):
         raise PlanError(f"unknown width {name!r} for {where}; use one of {', '.join(FORMATS)}") from None
 
 

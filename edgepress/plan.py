@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +108,18 @@ def load_plan(path: Path, spec: ModelSpec) -> Plan:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise PlanError(f"cannot read plan {path}: {cause}") from None
     return parse_plan(data, spec, str(path))
 
 
 def parse_plan(data: Any, spec: ModelSpec, where: str) -> Plan:
+    """A Plan from its JSON; raises PlanError as load_plan does."""
     try:
         if data["version"] != VERSION:
             raise PlanError(f"{where} has version {data['version']}; this edgepress reads version {VERSION}")
+        if extra := data.keys() - {"version", *(f.name for f in fields(Plan))}:
+            raise PlanError(f"{where} has the key {min(extra)!r}, which a plan does not have; remove it")
         experts = {
             int(layer): {int(e): dict(formats) for e, formats in kept.items()}
             for layer, kept in data["experts"].items()
@@ -133,10 +136,12 @@ def check_plan(plan: Plan, spec: ModelSpec, where: str = "the plan") -> None:
     """Raise PlanError if the plan cannot be carried out for this model."""
     if plan.source != source_of(spec):
         raise PlanError(f"{where} was made for another model ({plan.source.get('model_type')}); make a new plan")
-    if plan.block_size not in BLOCK_SIZES:
-        raise PlanError(f"{where} has block_size {plan.block_size}; use one of {BLOCK_SIZES}")
+    if type(plan.block_size) is not int or plan.block_size not in BLOCK_SIZES:
+        raise PlanError(f"{where} has block_size {plan.block_size!r}; use one of {BLOCK_SIZES}")
     if plan.dtype16 not in ("float16", "bfloat16"):
         raise PlanError(f"{where} has dtype16 {plan.dtype16!r}; use float16 or bfloat16")
+    if not isinstance(plan.quantizer, str):
+        raise PlanError(f"{where} has quantizer {plan.quantizer!r}; a name is needed")
     matrices = dict(matrix_roles(spec))
     _same_keys(plan.formats, matrices, where, "formats")
     for role, shape in matrices.items():

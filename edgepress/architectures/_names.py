@@ -1,4 +1,6 @@
-"""Tensor names that most decoder families share, to be extended in the literals."""
+"""Tensor names and config facts that most decoder families share, to be extended in the literals."""
+
+from typing import Any
 
 DECODER = {
     "embedding": "model.embed_tokens.weight",
@@ -39,4 +41,10 @@ EXPERTS = {
 FUSED_EXPERTS = {
     "layers.{i}.experts.gate_up": "model.layers.{i}.mlp.experts.gate_up_proj",
     "layers.{i}.experts.down": "model.layers.{i}.mlp.experts.down_proj",
+}
+
+ACCEPTS: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "rope_type": ("default", "linear", "llama3"),
+    "partial_rotary_factor": (1.0,),
 }

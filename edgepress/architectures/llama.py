@@ -6,7 +6,7 @@ from edgepress.architectures import _names as names
 ARCHITECTURE = Architecture(
     spec=ModelSpec(attention=Attention(), mlp_bias=From("mlp_bias", False)),
     tensors=names.DECODER | names.ATTENTION | names.FFN,
-    accepts={"hidden_act": ("silu",), "rope_type": ("default", "linear", "llama3")},
+    accepts=names.ACCEPTS,
     ignores=("is_llama_config", "rope_interleaved", "transformers.js_config"),
     ignored_tensors=(r".*\.rotary_emb\.inv_freq",),
 )

@@ -25,9 +25,5 @@ ARCHITECTURE = Architecture(
         "layers.{i}.experts.{e}.down": f"{_MOE}.experts.{{e}}.w2.weight",
     },
     fused=names.FUSED_EXPERTS,
-    accepts={
-        "hidden_act": ("silu",),
-        "rope_type": ("default", "linear", "llama3"),
-        "sliding_window": (None,),
-    },
+    accepts=names.ACCEPTS | {"sliding_window": (None,)},
 )

@@ -15,5 +15,5 @@ ARCHITECTURE = Architecture(
     ),
     tensors=names.DECODER | names.ATTENTION | names.QK_NORM | names.EXPERTS,
     fused=names.FUSED_EXPERTS,
-    accepts={"hidden_act": ("silu",), "rope_type": ("default", "linear", "llama3")},
+    accepts=names.ACCEPTS,
 )

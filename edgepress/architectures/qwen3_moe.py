@@ -16,10 +16,6 @@ ARCHITECTURE = Architecture(
     ),
     tensors=names.DECODER | names.ATTENTION | names.QK_NORM | names.FFN | names.EXPERTS,
     fused=names.FUSED_EXPERTS,
-    accepts={
-        "hidden_act": ("silu",),
-        "rope_type": ("default", "linear", "llama3"),
-        "use_sliding_window": (False, None),
-    },
+    accepts=names.ACCEPTS | {"use_sliding_window": (False, None)},
     ignores=("sliding_window",),
 )
