@@ -1,0 +1,172 @@
+"""The custom ops in numpy, written from runtime/kernels/OPS.md alone, in float64."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import erf
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Stored matrices [B, N, K]: the tensors in OPS.md's order, and the float64 values that they stand for."""
+
+    bits: int
+    asymmetric: bool
+    tensors: tuple[Array, ...]
+    values: Array
+    bfloat: bool = False
+
+    @property
+    def dense(self) -> "Bank":
+        """The first matrix, as `Linear` stores it."""
+        return Bank(self.bits, self.asymmetric, tuple(t[0] for t in self.tensors), self.values[0], self.bfloat)
+
+
+def random_bank(
+    rng: np.random.Generator, shape: tuple[int, int, int], bits: int, asymmetric: bool = False, block: int = 32,
+    bfloat: bool = False,
+) -> Bank:  # fmt: skip
+    if bits == 16:
+        return _random_16_bits(rng, shape, bfloat)
+    count, rows, columns = shape
+    codes = rng.integers(0, 2**bits, shape, dtype=np.uint8)
+    scales = (rng.standard_normal((count, rows, columns // block)) * 2.0 ** (1 - bits)).astype(np.float16)
+    points = np.full(scales.shape, 2 ** (bits - 1), np.uint8)
+    if asymmetric:
+        points = rng.integers(0, 2**bits, scales.shape, dtype=np.uint8)
+    widen = partial(np.repeat, repeats=block, axis=-1)
+    values = (codes.astype(np.float64) - widen(points)) * widen(scales.astype(np.float64))
+    tensors = (pack(codes, bits), scales, *([pack(points, bits)] if asymmetric else []))
+    return Bank(bits, asymmetric, tensors, values)
+
+
+def _random_16_bits(rng: np.random.Generator, shape: tuple[int, int, int], bfloat: bool) -> Bank:
+    values = rng.standard_normal(shape).astype(np.float32)
+    if bfloat:  # the upper half of a float32; kept as uint16, numpy has no bfloat16
+        stored = (values.view(np.uint32) >> 16).astype(np.uint16)
+        values = (stored.astype(np.uint32) << 16).view(np.float32)
+    else:
+        stored = values.astype(np.float16)
+        values = stored.astype(np.float32)
+    return Bank(16, False, (stored,), values.astype(np.float64), bfloat)
+
+
+def pack(codes: Array, bits: int) -> Array:
+    """Low bits first; the last byte of an odd row is half used."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
+    return codes[..., 0::2] | codes[..., 1::2] << 4
+
+
+def quantize_activations(x: Array) -> Array:
+    """What int8 per 32 values leaves of x [..., K]; scale and code in float32, as the kernels compute them."""
+    x = x.astype(np.float32)
+    out = np.zeros(x.shape)
+    for start in range(0, x.shape[-1], 32):
+        unit = x[..., start : start + 32]
+        scale = np.abs(unit).max(axis=-1, keepdims=True) / np.float32(127)
+        codes = np.rint(unit / np.where(scale > 0, scale, np.float32(1)))
+        out[..., start : start + 32] = codes.astype(np.float64) * scale
+    return out
+
+
+def product(x: Array, values: Array, bits: int, level: int) -> Array:
+    """x [T, K] times values [N, K] transposed."""
+    return (quantize_activations(x) if level == 4 and bits < 16 else x.astype(np.float64)) @ values.T
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def _swiglu_oai(g: Array, u: Array, alpha: float = 1.702, limit: float = 7.0) -> Array:
+    g, u = np.minimum(g, limit), np.clip(u, -limit, limit)
+    return (u + 1) * g * _sigmoid(alpha * g)
+
+
+ACTIVATIONS: dict[str, Callable[..., Array]] = {
+    "silu": lambda g, u: g * _sigmoid(g) * u,
+    "gelu": lambda g, u: 0.5 * g * (1 + np.vectorize(erf)(g / np.sqrt(2))) * u,
+    "gelu_tanh": lambda g, u: 0.5 * g * (1 + np.tanh(np.sqrt(2 / np.pi) * (g + 0.044715 * g**3))) * u,
+    "swiglu_oai": _swiglu_oai,
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's experts: banks, expert -> (bank, index) for each projection, and biases."""
+
+    gate_up: Sequence[Bank]
+    down: Sequence[Bank]
+    gate_up_map: Sequence[tuple[int, int]]
+    down_map: Sequence[tuple[int, int]]
+    gate_up_bias: Array | None = None
+    down_bias: Array | None = None
+    activation: str = "silu"
+    block: int = 32
+
+    @property
+    def count(self) -> int:
+        return len(self.gate_up_map)
+
+
+def experts(x: Array, weights: Array, ids: Array, layer: Layer, level: int = 0, **activation: Any) -> Array:
+    y = np.zeros(x.shape)
+    for t, j in np.ndindex(*weights.shape):
+        if weights[t, j] != 0:
+            y[t] += weights[t, j] * _expert(x[t : t + 1], int(ids[t, j]), layer, level, activation)[0]
+    return y
+
+
+def _expert(x: Array, e: int, layer: Layer, level: int, activation: dict[str, Any]) -> Array:
+    bank, index = layer.gate_up_map[e]
+    mixed = product(x, layer.gate_up[bank].values[index], layer.gate_up[bank].bits, level)
+    if layer.gate_up_bias is not None:
+        mixed = mixed + layer.gate_up_bias[e]
+    hidden = ACTIVATIONS[layer.activation](mixed[:, 0::2], mixed[:, 1::2], **activation)
+    bank, index = layer.down_map[e]
+    out = product(hidden, layer.down[bank].values[index], layer.down[bank].bits, level)
+    return out if layer.down_bias is None else out + layer.down_bias[e]
+
+
+def route(
+    logits: Array, bias: Array | None = None, *, k: int, score: str, normalize: int = 0, epsilon: float = 0.0,
+    scaling: float = 1.0, groups: int = 1, kept_groups: int = 1, group_score: str = "max", skip_threshold: float = 0.0,
+) -> tuple[Array, Array]:  # fmt: skip
+    logits = logits.astype(np.float64)
+    scores = {"softmax": _softmax, "sigmoid": _sigmoid, "softmax_topk": lambda x: x}[score](logits)
+    choice = scores if bias is None else scores + bias
+    if groups > 1:
+        ranked = np.sort(choice.reshape(len(choice), groups, choice.shape[1] // groups), axis=-1)
+        of_group = ranked[..., -1] if group_score == "max" else ranked[..., -2:].sum(-1)
+        kept = np.argsort(-of_group, axis=-1, kind="stable")[:, :kept_groups]
+        eligible = np.zeros(of_group.shape, bool)
+        np.put_along_axis(eligible, kept, True, axis=-1)
+        choice = np.where(np.repeat(eligible, choice.shape[1] // groups, axis=-1), choice, -np.inf)
+    chosen = np.argsort(-choice, axis=-1, kind="stable")[:, :k]
+    weights = np.take_along_axis(scores, chosen, axis=-1)
+    if score == "softmax_topk":
+        weights = _softmax(weights)
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdims=True) + epsilon)
+    return np.where(weights < skip_threshold, 0.0, weights) * scaling, chosen
+
+
+def _softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def relative_error(result: Array, expected: Array) -> float:
+    """Largest difference, relative to the largest expected value."""
+    assert result.shape == expected.shape, f"{result.shape} is not {expected.shape}"
+    if not expected.size:
+        return 0.0
+    return float(np.abs(result - expected).max() / max(np.abs(expected).max(), 1e-30))

@@ -1,0 +1,183 @@
+"""Wrong calls give an ONNX Runtime error that names the node; none is a crash or a read out of bounds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.kernels import nodes
+from tests.kernels.nodes import NAME, initializer, run, variant
+from tests.kernels.reference import Array, Layer, random_bank
+
+Change = Callable[[dict[str, Array], list[Any], dict[str, Any]], None]
+
+
+def valid_experts() -> tuple[dict[str, Array], list[Any], dict[str, Any]]:
+    """Feeds, weights and attributes of a call that is right: 3 experts, H = 64, I = 32, 2 banks each."""
+    rng = np.random.default_rng(0)
+    gate_up = [random_bank(rng, (2, 64, 64), 4), random_bank(rng, (1, 64, 64), 8, True)]
+    down = [random_bank(rng, (2, 64, 32), 8), random_bank(rng, (1, 64, 32), 16)]
+    layer = Layer(gate_up, down, [(0, 0), (1, 0), (0, 1)], [(0, 1), (0, 0), (1, 0)])
+    feeds = {
+        "x": rng.standard_normal((5, 64)).astype(np.float32),
+        "weights": rng.random((5, 2)).astype(np.float32),
+        "experts": rng.integers(0, 3, (5, 2)),
+    }
+    return feeds, nodes.experts_weights(layer), nodes.experts_attributes(layer)
+
+
+def valid_linear() -> tuple[dict[str, Array], list[Any], dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    bank = random_bank(rng, (1, 7, 64), 4, True).dense
+    weights = [*nodes.bank_tensors("matrix", bank), initializer("bias", np.zeros(7, np.float32))]
+    return {"x": np.ones((2, 64), np.float32)}, weights, {"bits": 4, "asymmetric": 1, "biased": 1}
+
+
+def valid_route() -> tuple[dict[str, Array], list[Any], dict[str, Any]]:
+    return {"logits": np.ones((3, 8), np.float32), "bias": np.ones(8, np.float32)}, [], {"k": 2, "score": "softmax"}
+
+
+VALID = {"Experts": valid_experts, "Linear": valid_linear, "Route": valid_route}
+
+
+def feed(name: str, value: Any) -> Change:
+    return lambda feeds, weights, attributes: feeds.update({name: value})
+
+
+def entry(name: str, value: float) -> Change:
+    """One element of a feed."""
+    return lambda feeds, weights, attributes: feeds[name].reshape(-1).__setitem__(3, value)
+
+
+def weight(index: int, value: Array) -> Change:
+    return lambda feeds, weights, attributes: weights.__setitem__(index, initializer(weights[index].name, value))
+
+
+def attribute(**changed: Any) -> Change:
+    return lambda feeds, weights, attributes: attributes.update(changed)
+
+
+def drop_weight(index: int) -> Change:
+    return lambda feeds, weights, attributes: weights.__delitem__(index)
+
+
+def extra_weight(feeds: dict[str, Array], weights: list[Any], attributes: dict[str, Any]) -> None:
+    weights.append(initializer("extra", np.zeros(3, np.float32)))
+
+
+def bytes_(*shape: int) -> Array:
+    return np.zeros(shape, np.uint8)
+
+
+def floats(*shape: int) -> Array:
+    return np.zeros(shape, np.float32)
+
+
+def halves(*shape: int) -> Array:
+    return np.zeros(shape, np.float16)
+
+
+CASES: list[tuple[str, Change, str]] = [
+    # what the router says
+    ("Experts", entry("experts", 3), "expert 3 is out of range"),
+    ("Experts", entry("experts", -1), "expert -1 is out of range"),
+    ("Experts", entry("experts", 2**62), "out of range"),
+    ("Experts", entry("weights", np.nan), "NaN"),
+    ("Experts", entry("weights", np.inf), "infinite"),
+    ("Experts", feed("experts", np.zeros((5, 3), np.int64)), "experts has shape [5, 3], expected [5, 2]"),
+    ("Experts", feed("weights", floats(4, 2)), "weights has shape [4, 2], expected [5, ?]"),
+    ("Experts", feed("weights", floats(5)), "weights has shape"),
+    ("Experts", feed("experts", np.zeros((5, 2), np.int32)), "int32"),
+    ("Experts", feed("x", np.zeros((5, 64))), "double"),
+    # shapes and types of the weights
+    ("Experts", feed("x", floats(5, 96)), "gate_up bank 0 weight has shape"),
+    ("Experts", feed("x", floats(5, 65)), "not a multiple of block_size 32"),
+    ("Experts", feed("x", floats(320)), "x has shape [320]"),
+    ("Experts", weight(0, bytes_(2, 64, 31)), "gate_up bank 0 weight has shape [2, 64, 31]"),
+    ("Experts", weight(0, bytes_(64, 32)), "gate_up bank 0 weight has shape"),
+    ("Experts", weight(0, bytes_(2, 63, 32)), "gate_up"),
+    ("Experts", weight(0, bytes_(1, 64, 32)), "scales"),
+    ("Experts", weight(0, floats(2, 64, 32)), "must be uint8"),
+    ("Experts", weight(1, halves(2, 64, 1)), "gate_up bank 0 scales has shape"),
+    ("Experts", weight(1, floats(2, 64, 2)), "float32, expected float16"),
+    ("Experts", weight(4, bytes_(1, 64, 1)), "gate_up bank 1 zero_points has shape"),
+    ("Experts", weight(5, bytes_(2, 65, 32)), "down bank 0 weight has shape"),
+    ("Experts", weight(7, bytes_(1, 64, 32)), "must be float16 or bfloat16"),
+    ("Experts", drop_weight(7), "missing"),
+    ("Experts", drop_weight(1), "gate_up bank 0 scales"),
+    ("Experts", extra_weight, "more inputs"),
+    # attributes
+    ("Experts", attribute(gate_up_bits=[4, 5]), "bits must be 4, 8 or 16, not 5"),
+    ("Experts", attribute(gate_up_bits=[4]), "gate_up_asymmetric"),
+    ("Experts", attribute(down_asymmetric=[0, 1]), "16-bit"),
+    ("Experts", attribute(down_asymmetric=[0, 2]), "asymmetric must be 0 or 1"),
+    ("Experts", attribute(gate_up_map=[0, 0, 1, 0, 2, 0]), "bank 2, which does not exist"),
+    ("Experts", attribute(gate_up_map=[0, 0, -1, 0, 0, 0]), "bank -1"),
+    ("Experts", attribute(down_map=[0, 2, 0, 0, 1, 0]), "index 2 in a bank of 2"),
+    ("Experts", attribute(down_map=[0, -1, 0, 0, 1, 0]), "index -1"),
+    ("Experts", attribute(down_map=[0, 1, 0, 0]), "same experts"),
+    ("Experts", attribute(down_map=[0, 1, 0]), "a bank and an index"),
+    ("Experts", attribute(down_map="none"), "down_map must be a list of integers"),
+    ("Experts", attribute(block_size=48), "block_size must be 16, 32, 64 or 128, not 48"),
+    ("Experts", attribute(accuracy_level=2), "accuracy_level must be 0 or 4"),
+    ("Experts", attribute(activation="relu"), "relu"),
+    ("Experts", attribute(biased=1), "gate_up_bias is missing"),
+    ("Experts", attribute(biased=2), "biased must be 0 or 1"),
+    ("Linear", feed("x", floats(2, 96)), "weight has shape"),
+    ("Linear", feed("x", floats()), "x has shape []"),
+    ("Linear", weight(0, bytes_(1, 7, 32)), "weight has shape"),
+    ("Linear", weight(2, bytes_(7, 2)), "zero_points has shape [7, 2], expected [7, 1]"),
+    ("Linear", weight(3, floats(8)), "bias has shape [8], expected [7]"),
+    ("Linear", drop_weight(3), "bias is missing"),
+    ("Linear", attribute(bits=3), "bits must be"),
+    ("Linear", attribute(bits="four"), "bits must be"),
+    ("Linear", extra_weight, "more inputs"),
+    ("Route", entry("logits", np.nan), "NaN"),
+    ("Route", entry("logits", np.inf), "NaN"),
+    ("Route", entry("bias", np.nan), "NaN"),
+    ("Route", feed("logits", floats(8)), "logits has shape [8]"),
+    ("Route", feed("bias", floats(7)), "bias has shape [7], expected [8]"),
+    ("Route", attribute(k=9), "k is 9, but only 8 of 8"),
+    ("Route", attribute(k=0), "k must be at least 1"),
+    ("Route", attribute(groups=3), "8 experts do not divide into 3 groups"),
+    ("Route", attribute(groups=4, kept_groups=5), "kept_groups"),
+    ("Route", attribute(groups=0), "groups"),
+    ("Route", attribute(groups=8, kept_groups=1), "only 1 of 8 experts are eligible"),
+    ("Route", attribute(groups=8, kept_groups=2, group_score="sum2"), "sum2 needs groups of two"),
+    ("Route", attribute(group_score="mean"), "mean"),
+    ("Route", attribute(score="sparsemixer"), "sparsemixer"),
+    ("Route", attribute(normalize=3), "normalize must be 0 or 1"),
+]
+
+
+@pytest.mark.parametrize("op", VALID)
+def test_the_calls_are_right_before_they_are_spoilt(op: str) -> None:
+    assert np.isfinite(run(op, *VALID[op]())[0]).all()
+
+
+@pytest.mark.parametrize(("op", "change", "message"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+def test_error_names_the_node(op: str, change: Change, message: str) -> None:
+    feeds, weights, attributes = VALID[op]()
+    change(feeds, weights, attributes)
+    with pytest.raises(Exception) as caught:  # ONNX Runtime has an exception type per status code
+        run(op, feeds, weights, attributes)
+    assert message in str(caught.value)
+    assert NAME in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["avx9000", "AVX2", " "])
+def test_an_unknown_variant_is_refused_by_name(name: str) -> None:
+    with variant(name), pytest.raises(Exception, match=f"{NAME}: EDGEPRESS_ISA={name} is unknown; use one of"):
+        run("Linear", *valid_linear())
+
+
+def test_an_empty_variant_means_the_fastest() -> None:
+    with variant(""):
+        assert run("Linear", *valid_linear())[0].shape == (2, 7)
+
+
+def test_attributes_of_the_portable_body_are_ignored() -> None:
+    feeds, weights, attributes = valid_linear()
+    expected = run("Linear", feeds, weights, attributes)[0]
+    assert (run("Linear", feeds, weights, attributes | {"K": 64, "N": 7, "other": "x"})[0] == expected).all()

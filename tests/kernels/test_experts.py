@@ -1,0 +1,174 @@
+"""`Experts` against numpy, in every variant that this machine runs."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.kernels import nodes, reference
+from tests.kernels.nodes import VARIANTS, supported, variant
+from tests.kernels.reference import ACTIVATIONS, Array, Layer, random_bank, relative_error
+
+FLOAT, INT8 = 1e-5, 1e-4
+SUPPORTED = [v for v in VARIANTS if supported(v)]
+Formats = list[tuple[int, bool]]
+MIXED: Formats = [(4, False), (8, True), (16, False), (4, True)]
+
+
+def random_layer(
+    rng: np.random.Generator, count: int, hidden: int, inner: int, gate_up: Formats, down: Formats, *, block: int = 32,
+    bfloat: bool = False, biased: bool = False, activation: str = "silu",
+) -> Layer:  # fmt: skip
+    """Experts scattered over the banks, independently for the two projections, in any order."""
+
+    def scatter(formats: Formats, rows: int, columns: int) -> tuple[list[Any], list[tuple[int, int]]]:
+        of_expert = rng.integers(0, len(formats), count)
+        index = [int((of_expert[:e] == of_expert[e]).sum()) for e in range(count)]
+        sizes = np.bincount(of_expert, minlength=len(formats))
+        flipped = [(int(b), int(sizes[b]) - 1 - i) for b, i in zip(of_expert, index, strict=True)]
+        banks = [
+            random_bank(rng, (max(int(size), 1), rows, columns), bits, asymmetric, block, bfloat)
+            for size, (bits, asymmetric) in zip(sizes, formats, strict=True)
+        ]
+        return banks, flipped
+
+    banks = scatter(gate_up, 2 * inner, hidden), scatter(down, hidden, inner)
+    biases = (rng.standard_normal((count, 2 * inner)), rng.standard_normal((count, hidden))) if biased else (None, None)
+    return Layer(banks[0][0], banks[1][0], banks[0][1], banks[1][1], *biases, activation, block)
+
+
+def random_routes(rng: np.random.Generator, tokens: int, k: int, count: int) -> tuple[Array, Array]:
+    return rng.random((tokens, k)).astype(np.float32), rng.integers(0, count, (tokens, k))
+
+
+def inputs(rng: np.random.Generator, tokens: int, hidden: int) -> Array:
+    return rng.standard_normal((tokens, hidden)).astype(np.float32) * np.float32(0.3)
+
+
+def assert_equal_up_to_ties(y: Array, expected: Array) -> None:
+    """Here and there a hidden value lies so close to a rounding boundary that float32 and float64 part ways."""
+    errors = np.array([relative_error(y[t : t + 1], expected[t : t + 1]) for t in range(len(y))])
+    assert (errors <= INT8).mean() >= 0.9 if len(y) > 10 else (errors <= INT8).all()
+    assert (errors <= 5e-3).all()
+
+
+def check(name: str, layer: Layer, tokens: int, k: int, level: int, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    x = inputs(rng, tokens, layer.gate_up[0].values.shape[-1])
+    weights, ids = random_routes(rng, tokens, k, layer.count)
+    with variant(name):
+        y = nodes.experts(x, weights, ids, layer, accuracy_level=level)
+    expected = reference.experts(x, weights, ids, layer, level)
+    if level == 0:
+        assert relative_error(y, expected) <= FLOAT
+    else:
+        assert_equal_up_to_ties(y, expected)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("level", [0, 4])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 7, 64])
+def test_mixed_widths(name: str, level: int, biased: bool, tokens: int) -> None:
+    if not supported(name):
+        pytest.skip(f"no {name} on this machine")
+    layer = random_layer(np.random.default_rng(1), 9, 96, 160, MIXED, MIXED[::-1], biased=biased)
+    check(name, layer, tokens, 3, level)
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("level", [0, 4])
+@pytest.mark.parametrize("block", [16, 64, 128])
+def test_block_sizes(name: str, level: int, block: int) -> None:
+    layer = random_layer(np.random.default_rng(2), 4, 3 * block, 5 * block, MIXED, MIXED, block=block)
+    check(name, layer, 5, 2, level)
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("bfloat", [False, True])
+def test_16_bit_experts_of_odd_sizes(name: str, bfloat: bool) -> None:
+    layer = random_layer(np.random.default_rng(3), 3, 37, 53, [(16, False)], [(16, False)], bfloat=bfloat)
+    check(name, layer, 6, 2, 4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    name=st.sampled_from(SUPPORTED), gate_up=st.lists(st.sampled_from(MIXED), min_size=1, max_size=3),
+    down=st.lists(st.sampled_from(MIXED), min_size=1, max_size=3),
+    blocks=st.tuples(st.integers(1, 4), st.integers(1, 4)), count=st.integers(1, 12), tokens=st.integers(0, 20),
+    k=st.integers(1, 6), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_any_shape(
+    name: str, gate_up: Formats, down: Formats, blocks: tuple[int, int], count: int, tokens: int, k: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    layer = random_layer(rng, count, 32 * blocks[0], 32 * blocks[1], gate_up, down)
+    check(name, layer, tokens, k, 0, seed)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation: str) -> None:
+    layer = random_layer(np.random.default_rng(4), 3, 64, 64, [(8, False)], [(8, False)], activation=activation)
+    check("portable", layer, 20, 2, 0)
+
+
+def test_swiglu_oai_takes_alpha_and_limit() -> None:
+    rng = np.random.default_rng(5)
+    layer = random_layer(rng, 2, 64, 64, [(8, False)], [(8, False)], activation="swiglu_oai")
+    x, (weights, ids) = 10 * inputs(rng, 4, 64), random_routes(rng, 4, 2, 2)
+    y = nodes.experts(x, weights, ids, layer, alpha=1.1, limit=2.5)
+    assert relative_error(y, reference.experts(x, weights, ids, layer, alpha=1.1, limit=2.5)) <= FLOAT
+
+
+def test_every_expert_at_once() -> None:
+    layer = random_layer(np.random.default_rng(6), 8, 64, 32, MIXED, MIXED)
+    rng = np.random.default_rng(7)
+    ids = np.stack([rng.permutation(8) for _ in range(5)])
+    x, weights = inputs(rng, 5, 64), rng.random((5, 8)).astype(np.float32)
+    assert relative_error(nodes.experts(x, weights, ids, layer), reference.experts(x, weights, ids, layer)) <= FLOAT
+
+
+def test_repeated_experts_add_up() -> None:
+    layer = random_layer(np.random.default_rng(8), 3, 64, 32, [(4, False)], [(4, False)])
+    x = inputs(np.random.default_rng(9), 1, 64)
+    twice = nodes.experts(x, np.array([[0.25, 0.5]]), np.array([[1, 1]]), layer)
+    once = nodes.experts(x, np.array([[0.75]]), np.array([[1]]), layer)
+    assert relative_error(twice, once) <= FLOAT
+
+
+def test_a_route_of_weight_zero_contributes_nothing_whatever_its_expert_holds() -> None:
+    layer = random_layer(np.random.default_rng(10), 2, 64, 32, [(4, False)], [(4, False)])
+    bank, index = layer.gate_up_map[1]
+    layer.gate_up[bank].tensors[1][index] = np.nan
+    x = inputs(np.random.default_rng(11), 2, 64)
+    y = nodes.experts(x, np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0, 1], [1, 0]]), layer)
+    assert np.isfinite(y).all()
+    assert (nodes.experts(x, np.zeros((2, 1)), np.ones((2, 1)), layer) == 0).all()
+
+
+@pytest.mark.parametrize("level", [0, 4])
+@pytest.mark.parametrize("tokens", [1, 130])
+def test_results_do_not_depend_on_the_number_of_threads(level: int, tokens: int) -> None:
+    rng = np.random.default_rng(12)
+    layer = random_layer(rng, 6, 256, 192, MIXED, MIXED)
+    x, (weights, ids) = inputs(rng, tokens, 256), random_routes(rng, tokens, 3, 6)
+    one, *others = (nodes.experts(x, weights, ids, layer, n, accuracy_level=level) for n in (1, 2, 3, 5))
+    assert all((one == other).all() for other in others)
+
+
+def test_one_session_serves_several_threads() -> None:
+    rng = np.random.default_rng(13)
+    layer = random_layer(rng, 6, 128, 96, MIXED, MIXED)
+    feeds = []
+    for tokens in range(1, 9):
+        weights, ids = random_routes(rng, tokens, 2, 6)
+        feeds.append({"x": inputs(rng, tokens, 128), "weights": weights, "experts": ids})
+    attributes = nodes.experts_attributes(layer) | {"accuracy_level": 4}
+    session = nodes.session("Experts", feeds[0], nodes.experts_weights(layer), attributes, threads=2)
+    alone = [session.run(None, f)[0] for f in feeds]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: session.run(None, feeds[i % 8])[0], range(200)))
+    assert all((y == alone[i % 8]).all() for i, y in enumerate(together))
