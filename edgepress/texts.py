@@ -1,0 +1,70 @@
+"""Texts for calibration and evaluation: read, tokenized, cut into chunks of equal length."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from edgepress.errors import CheckpointError, InputError
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: it is missing, empty, or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise InputError(f"cannot read text {path}: {cause.strerror}; check the path") from None
+    except UnicodeDecodeError as cause:
+        raise InputError(f"text {path} is not UTF-8 (byte {cause.start}); convert it to UTF-8") from None
+    if not text.strip():
+        raise InputError(f"text {path} is empty; give a file with text in it")
+    return text
+
+
+def chunks(ids: Sequence[int], context: int, bos: int | None) -> np.ndarray:
+    """Cut tokens into full chunks, as llama-perplexity does: the rest is left out, `bos` replaces first tokens.
+
+    Returns:
+        int64 [n, context], n >= 1.
+
+    Raises:
+        InputError: fewer tokens than one chunk.
+    """
+    count = len(ids) // context
+    if count == 0:
+        raise InputError(f"{len(ids)} tokens do not fill one chunk of {context}; give a longer text or less context")
+    cut = np.array(ids[: count * context], np.int64).reshape(count, context)
+    if bos is not None:
+        cut[:, 0] = bos
+    return cut
+
+
+def calibration_ids(
+    tokenizer: Path, texts: Sequence[Path], context: int, max_chunks: int, bos: int | None = None
+) -> np.ndarray:
+    """The first `max_chunks` chunks of each text, one text after the other: int64 [n, context].
+
+    Args:
+        tokenizer: a tokenizer.json.
+
+    Raises:
+        InputError: a text that cannot be read, or is shorter than one chunk.
+        CheckpointError: the tokenizer cannot be read.
+    """
+    try:
+        encoder = Tokenizer.from_file(str(tokenizer))
+    except Exception as cause:  # tokenizers raises nothing more specific
+        raise CheckpointError(f"cannot read {tokenizer}: {cause}; download the model's tokenizer again") from None
+    cut = []
+    for path in texts:
+        ids = encoder.encode(read_text(path), add_special_tokens=False).ids
+        try:
+            cut.append(chunks(ids, context, bos)[:max_chunks])
+        except InputError as error:
+            raise InputError(f"text {path}: {error}") from None
+    return np.concatenate(cut)

@@ -1,0 +1,79 @@
+"""Texts: read or refused by name, cut as llama-perplexity cuts them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from edgepress.errors import CheckpointError, InputError
+from edgepress.texts import calibration_ids, chunks, read_text
+from tests.tiny import SAMPLE
+
+TOKENIZER = SAMPLE / "tokenizer.json"
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_a_text_is_read_as_utf8(tmp_path: Path) -> None:
+    assert read_text(written(tmp_path / "a.txt", "naïve café".encode())) == "naïve café"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\t\n"])
+def test_an_empty_text_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.txt is empty"):
+        read_text(written(tmp_path / "a.txt", content))
+
+
+def test_a_text_that_is_not_utf8_is_refused_with_the_byte(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.txt is not UTF-8 \(byte 3\)"):
+        read_text(written(tmp_path / "a.txt", b"caf\xe9!"))
+
+
+def test_a_missing_text_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.txt"):
+        read_text(tmp_path / "nowhere.txt")
+
+
+def test_a_folder_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=tmp_path.name):
+        read_text(tmp_path)
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=60), st.integers(1, 20))
+def test_chunks_are_the_tokens_in_order_without_the_rest(ids: list[int], context: int) -> None:
+    if len(ids) < context:
+        with pytest.raises(InputError, match=f"{len(ids)} tokens do not fill one chunk of {context}"):
+            chunks(ids, context, None)
+        return
+    cut = chunks(ids, context, None)
+    assert cut.dtype == np.int64
+    assert cut.shape == (len(ids) // context, context)
+    assert cut.ravel().tolist() == ids[: cut.size]
+
+
+def test_bos_replaces_the_first_token_of_each_chunk() -> None:
+    assert chunks([1, 2, 3, 4, 5], 2, 9).tolist() == [[9, 2], [9, 4]]
+
+
+def test_calibration_takes_the_first_chunks_of_each_text(tmp_path: Path) -> None:
+    texts = [written(tmp_path / "a.txt", b"one two three " * 40), written(tmp_path / "b.txt", b"red green " * 40)]
+    ids = calibration_ids(TOKENIZER, texts, context=8, max_chunks=2)
+    tokens = [Tokenizer.from_file(str(TOKENIZER)).encode(read_text(t)).ids[:16] for t in texts]
+    assert ids.shape == (4, 8)
+    assert ids.reshape(2, 16).tolist() == tokens
+
+
+def test_a_calibration_text_shorter_than_a_chunk_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"short\.txt: \d+ tokens do not fill"):
+        calibration_ids(TOKENIZER, [written(tmp_path / "short.txt", b"word")], context=64, max_chunks=1)
+
+
+def test_a_damaged_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        calibration_ids(written(tmp_path / "tokenizer.json", b"{"), [], context=8, max_chunks=1)
