@@ -176,7 +176,7 @@ def _corpus(bundle: Bundle, texts: Mapping[str, str], context: int, max_chunks: 
         try:
             cut[name] = chunks(ids, context, bundle.manifest.bos)[:max_chunks]
         except InputError as error:
-            raise InputError(f"text {name} {error}") from None
+            raise InputError(f"text {name}: {error}") from None
     return gather(cut)
 
 
