@@ -5,7 +5,8 @@ at least half a context before it. At each scored position
 
     KL = sum_v p_ref(v) * (ln p_ref(v) - ln p(v))        in nats
 
-and perplexity is exp of the mean negative log-likelihood of the text's own next token.
+and perplexity is exp of the mean negative log-likelihood of the text's own next token. llama-perplexity keeps the
+reference in 16 bits and leaves out terms with p_ref < e^-16; here every term counts, in float32.
 """
 
 import errno
@@ -66,10 +67,18 @@ def gather(chunks: Mapping[str, np.ndarray]) -> Corpus:
 
 @dataclass(frozen=True)
 class Quality:
-    """Statistics over scored tokens. KL in nats; `rms_delta_p` is of the probability given to the text's next token."""
+    """Statistics over scored tokens.
+
+    Attributes:
+        mean_kl, median_kl, p99_kl, p999_kl: of the KL, in nats. mean_kl_error: standard error of the mean.
+        perplexity_ratio: to the reference's.
+        top1_agreement: share of tokens where both find the same token most probable.
+        rms_delta_p: root mean square of the difference in the probability of the text's own next token.
+    """
 
     tokens: int
     mean_kl: float
+    mean_kl_error: float
     median_kl: float
     p99_kl: float
     p999_kl: float
@@ -124,6 +133,7 @@ def summarize(scores: np.ndarray) -> Quality:
     return Quality(
         tokens=scores.size,
         mean_kl=float(scores["kl"].mean()),
+        mean_kl_error=float(scores["kl"].std() / np.sqrt(max(scores.size - 1, 1))),
         median_kl=float(median),
         p99_kl=float(p99),
         p999_kl=float(p999),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax as scipy_log_softmax
 from scipy.special import rel_entr
+from scipy.stats import sem
 
 from edgepress.errors import InputError, RuntimeFailure
 from edgepress.runtime import evaluate as module
@@ -84,6 +85,12 @@ def test_percentiles_interpolate_between_tokens() -> None:
     scores["kl"] = np.random.default_rng(0).permutation(1001)
     quality = summarize(scores)
     assert (quality.median_kl, quality.p99_kl, quality.p999_kl) == pytest.approx((500, 990, 999))
+
+
+def test_the_error_of_the_mean_is_its_standard_error() -> None:
+    scores = np.zeros(400, module.SCORES)
+    scores["kl"] = np.random.default_rng(0).exponential(size=400)
+    assert summarize(scores).mean_kl_error == pytest.approx(sem(scores["kl"]))
 
 
 def test_perplexity_is_exp_of_the_mean_and_its_ratio_is_to_the_reference() -> None:
