@@ -4,8 +4,8 @@ from edgepress.runtime.compare import Comparison, Row
 from edgepress.runtime.evaluate import Quality
 
 QUALITY = Quality(
-    tokens=100, mean_kl=0.02, mean_kl_error=0.001, median_kl=0.01, p99_kl=0.3, p999_kl=0.5, perplexity=12.5, reference_perplexity=12.0,
-    perplexity_ratio=12.5 / 12, top1_agreement=0.93, rms_delta_p=0.04
+    tokens=100, mean_kl=0.02, mean_kl_error=0.001, median_kl=0.01, p99_kl=0.3, p999_kl=0.5, perplexity=12.5,
+    reference_perplexity=12.0, perplexity_ratio=12.5 / 12, top1_agreement=0.93, rms_delta_p=0.04
 )  # fmt: skip
 
 
