@@ -140,8 +140,8 @@ def check_plan(plan: Plan, spec: ModelSpec, where: str = "the plan") -> None:
         raise PlanError(f"{where} has block_size {plan.block_size!r}; use one of {BLOCK_SIZES}")
     if plan.dtype16 not in ("float16", "bfloat16"):
         raise PlanError(f"{where} has dtype16 {plan.dtype16!r}; use float16 or bfloat16")
-    if not isinstance(plan.quantizer, str):
-        raise PlanError(f"{where} has quantizer {plan.quantizer!r}; a name is needed")
+    if not all(isinstance(text, str) for text in (plan.quantizer, *plan.why)):
+        raise PlanError(f"{where}: quantizer is a name, and why a list of sentences")
     matrices = dict(matrix_roles(spec))
     _same_keys(plan.formats, matrices, where, "formats")
     for role, shape in matrices.items():
