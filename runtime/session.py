@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from edgepress.bundle import Bundle, open_bundle
-from edgepress.errors import InputError
+from edgepress.errors import BundleError, InputError
 from edgepress.runtime import providers
 
+_INPUTS = ("input_ids", "attention_mask", "logits_to_keep")
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -68,9 +69,13 @@ class Session:
         self.provider = providers.choose_provider(opened, provider)
         self.path = opened.path
         self._session = providers.open_model(opened, self.provider, threads=threads, native=native)
+        self._pasts = _past_inputs(self._session, opened)
         self._lengths = np.zeros(batch, np.int64)
-        self._pasts = [i for i in self._session.get_inputs() if i.name.startswith("past_key_values.")]
-        self._cache = {i.name: self._past(i, batch, self.max_length) for i in self._pasts}
+        with providers.failures(f"no room to keep {batch} x {self.max_length} tokens; use a smaller max_length"):
+            self._cache = self._buffers(batch, self.max_length)
+        self._binding = self._bind(self._cache)
+        for name, value in self._cache.items():
+            self._binding.bind_ortvalue_output(_present(name), value)
         self.load_s = perf_counter() - start
 
     @property
@@ -126,33 +131,36 @@ class Session:
         if ids.ndim != 2 or not ids.size or ids.shape[1] > self.context:
             raise InputError(f"ids of shape {list(ids.shape)}; give [n, S] with S from 1 to {self.context}")
         self._check_ids(ids)
-        empty = {i.name: self._past(i, len(ids), 0) for i in self._pasts}
-        return self._run(ids, np.full(len(ids), ids.shape[1]), 0, empty, {})
+        empty = self._buffers(len(ids), 0)
+        return self._run(self._bind(empty), ids, np.full(len(ids), ids.shape[1]), 0)
 
     def _step(self, ids: np.ndarray, lengths: np.ndarray, keep: int) -> np.ndarray:
-        presents = {name.replace("past_key_values", "present"): value for name, value in self._cache.items()}
-        logits = self._run(ids, lengths, keep, self._cache, presents)
+        logits = self._run(self._binding, ids, lengths, keep)
         self._lengths = lengths
         return logits
 
-    def _run(
-        self, ids: np.ndarray, lengths: np.ndarray, keep: int, pasts: dict[str, Any], presents: dict[str, Any]
-    ) -> np.ndarray:
+    def _run(self, binding: Any, ids: np.ndarray, lengths: np.ndarray, keep: int) -> np.ndarray:
         mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        arrays = {"input_ids": ids, "attention_mask": mask, "logits_to_keep": np.array([keep], np.int64)}
-        binding = self._session.io_binding()
-        for name, value in ({k: providers.tensor(v) for k, v in arrays.items()} | pasts).items():
+        values = [providers.tensor(array) for array in (ids, mask, np.array([keep], np.int64))]
+        for name, value in zip(_INPUTS, values, strict=True):
             binding.bind_ortvalue_input(name, value)
         binding.bind_output("logits", "cpu")
-        for name, value in presents.items():
-            binding.bind_ortvalue_output(name, value)
         with providers.failures(f"running {self.path} failed"):
             self._session.run_with_iobinding(binding)
         return binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
 
-    def _past(self, declared: Any, batch: int, length: int) -> Any:
-        _, heads, _, size = declared.shape
-        return providers.buffer(self.provider, [batch, heads, length, size], _DTYPES[declared.type])
+    def _buffers(self, batch: int, length: int) -> dict[str, Any]:
+        """Past name -> OrtValue [batch, kv_heads, length, head_dim]."""
+        shapes = {i.name: [batch, i.shape[1], length, i.shape[3]] for i in self._pasts}
+        return {i.name: providers.buffer(self.provider, shapes[i.name], _DTYPES[i.type]) for i in self._pasts}
+
+    def _bind(self, pasts: dict[str, Any]) -> Any:
+        """A binding of logits, its first output, and of pasts, which the caller keeps alive."""
+        binding = self._session.io_binding()
+        binding.bind_output("logits", "cpu")
+        for name, value in pasts.items():
+            binding.bind_ortvalue_input(name, value)
+        return binding
 
     def _check_room(self, length: int) -> None:
         if length > self.max_length:
@@ -164,3 +172,18 @@ class Session:
     def _check_ids(self, ids: np.ndarray) -> None:
         if ids.min() < 0 or ids.max() >= self.vocab_size:
             raise InputError(f"token {ids.min()} or {ids.max()} is not in the vocabulary of {self.vocab_size}")
+
+
+def _past_inputs(session: Any, bundle: Bundle) -> list[Any]:
+    """The declared past inputs; raises BundleError if the model lacks the inputs and outputs of a bundle."""
+    inputs = {i.name: i for i in (*session.get_inputs(), *session.get_overridable_initializers())}
+    outputs = {o.name for o in session.get_outputs()}
+    pasts = [i for name, i in inputs.items() if name.startswith("past_key_values.")]
+    sound = all(i.type in _DTYPES and len(i.shape) == 4 and all(type(n) is int for n in i.shape[1::2]) for i in pasts)
+    if not (sound and {*_INPUTS} <= {*inputs} and {"logits", *map(_present, (i.name for i in pasts))} <= outputs):
+        raise BundleError(f"{bundle.model} lacks inputs or outputs that every bundle has; write the bundle again")
+    return pasts
+
+
+def _present(past: str) -> str:
+    return past.replace("past_key_values", "present")

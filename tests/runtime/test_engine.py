@@ -20,7 +20,7 @@ class Scripted(Session):
         self.script = list(tokens)
         return Engine(self)
 
-    def _run(self, ids: np.ndarray, *rest: object) -> np.ndarray:
+    def _run(self, binding: object, ids: np.ndarray, *rest: object) -> np.ndarray:
         step = int(self._lengths.max()) - self.prompt if self._lengths.max() else -1
         self.prompt = ids.shape[1] if step < 0 else self.prompt
         return np.eye(VOCAB, dtype=np.float32)[[[self.script[step + 1]]]]

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgepress.errors import InputError, RuntimeFailure
+from edgepress.errors import BundleError, InputError, RuntimeFailure
 from edgepress.runtime.session import Session
 from tests.runtime.tiny_bundle import tiny_model, write_bundle
 
@@ -68,6 +68,16 @@ def test_a_new_prompt_forgets_the_old_one(tiny_bundle: Path) -> None:
     first = session.prefill([PROMPTS[1]])
     session.prefill([PROMPTS[0]])
     np.testing.assert_array_equal(session.prefill([PROMPTS[1]]), first)
+
+
+def test_logits_that_were_handed_out_do_not_change(tiny_bundle: Path) -> None:
+    session = open_tiny(tiny_bundle)
+    handed = [session.prefill([PROMPTS[0]]), session.decode(np.array([3])), session.logits(np.array([PROMPTS[1]]))]
+    copies = [logits.copy() for logits in handed]
+    session.decode(np.array([9]))
+    session.logits(np.array([PROMPTS[2]]))
+    for logits, copy in zip(handed, copies, strict=True):
+        np.testing.assert_array_equal(logits, copy)
 
 
 def test_whole_text_logits_leave_the_sequence_in_progress_alone(tiny_bundle: Path) -> None:
@@ -168,4 +178,23 @@ def test_a_model_that_does_not_load_is_one_line(tmp_path: Path) -> None:
     model = tiny_model()
     model.graph.node[3].op_type = "Nonsense"
     with pytest.raises(RuntimeFailure, match=r"cannot load .*Nonsense"):
+        open_tiny(write_bundle(tmp_path / "b", model))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "other"),
+    [
+        ("input", "input_ids", "ids"), ("output", "logits", "scores"), ("output", "present.0.key", "new_key"),
+        ("input", "logits_to_keep", "keep"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_no_decoder_is_refused(tmp_path: Path, part: str, name: str, other: str) -> None:
+    model = tiny_model()
+    next(v for v in getattr(model.graph, part) if v.name == name).name = other
+    for node in model.graph.node:
+        node.input[:] = [other if i == name else i for i in node.input]
+        node.output[:] = [other if o == name else o for o in node.output]
+    for tensor in model.graph.initializer:
+        tensor.name = other if tensor.name == name else tensor.name
+    with pytest.raises(BundleError, match="lacks inputs or outputs"):
         open_tiny(write_bundle(tmp_path / "b", model))
