@@ -13,16 +13,10 @@ def find_library() -> Path:
     Raises:
         RuntimeFailure: the package was installed without building it.
     """
-    for folder in _package_folders():
-        if (library := folder / LIBRARY).is_file():
-            return library
-    raise RuntimeFailure(
-        f"the native library {LIBRARY} is not built; run `pip install .` in the source tree with a C++17 compiler, "
-        "or run the portable bodies (--portable)"
-    )
-
-
-def _package_folders() -> list[Path]:
-    """An editable install has two: the sources and the build's own."""
-    package = resources.files("edgepress.runtime")
-    return list(getattr(package, "_paths", [package]))
+    library = Path(str(resources.files("edgepress.runtime").joinpath(LIBRARY)))
+    if not library.is_file():
+        raise RuntimeFailure(
+            f"the native library {LIBRARY} is not built; run `pip install .` in the source tree with a C++17 compiler, "
+            "or run the portable bodies (--portable)"
+        )
+    return library
