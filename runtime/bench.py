@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from edgepress.bundle import TOKENIZER, Bundle, Manifest, open_bundle
+from edgepress.bundle import Bundle, Manifest, open_bundle
 from edgepress.errors import InputError
 from edgepress.progress import Track, silent
 from edgepress.runtime.measure import Request, Result, Timing, measure_fresh
+from edgepress.runtime.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _tests(bundle: Bundle, sizes: Sizes, text: str | None) -> list[_Test]:
     random = np.random.default_rng(0).integers(manifest.vocab_size, size=manifest.context).tolist()
     tests = _tests_with(manifest, sizes, random, "")
     if text is not None:
-        ids = Tokenizer.from_file(str(bundle.path / TOKENIZER)).encode(text, add_special_tokens=False).ids
+        ids = Tokenizer(bundle.path, bos=manifest.bos).encode(text)
         tests += _tests_with(manifest, sizes, ids[: manifest.context], " text")
     return tests
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 import edgepress
 from edgepress.bundle import TOKENIZER, Bundle, open_bundle
@@ -26,6 +25,7 @@ from edgepress.runtime.evaluate import (
     reference_log_probs,
 )
 from edgepress.runtime.session import Session
+from edgepress.runtime.tokenizer import Tokenizer
 from edgepress.texts import chunks
 
 CONTINUATION_TOKENS = 48
@@ -104,12 +104,14 @@ def compare(
 
     Raises:
         InputError: bundles with different tokenizers or vocabularies, a text shorter than one chunk, a context that
-            a bundle does not have.
+            a bundle does not have, a prompt that does not fit in it.
         OSError: no room for the reference's log-probabilities (see reference_log_probs).
     """
     opened = [open_bundle(path, verify=verify) for path in bundles]
     _check_alike(opened)
-    corpus = _corpus(opened[0], texts, context, max_chunks)
+    tokenizer = Tokenizer(opened[0].path, bos=opened[0].manifest.bos)
+    corpus = _corpus(opened[0], tokenizer, texts, context, max_chunks)
+    prompt_ids = None if prompt is None else _prompt_ids(tokenizer, prompt, context)
     measured: Sequence[Measurement | None] = [None] * len(opened)
     if speed:
         measured = bench(bundles, repetitions=REPETITIONS, provider=provider, threads=threads, track=track)
@@ -118,7 +120,7 @@ def compare(
         for name, bundle in zip(names(bundles), opened, strict=True):
             session = Session(bundle, provider=provider, threads=threads, max_length=context)
             evaluations.append(evaluate(name, SessionLogits(session), corpus, stored, track=track))
-            continuations.append(None if prompt is None else _continue(session, prompt))
+            continuations.append(_continue(session, tokenizer, prompt_ids) if prompt_ids else None)
     dominators = dominated_by([b.manifest.size_bytes for b in opened], [e.overall.mean_kl for e in evaluations])
     columns = zip(names(bundles), opened, evaluations, measured, continuations, strict=True)
     rows = [
@@ -162,26 +164,34 @@ def _check_alike(bundles: Sequence[Bundle]) -> None:
             )
 
 
-def _corpus(bundle: Bundle, texts: Mapping[str, str], context: int, max_chunks: int | None) -> Corpus:
+def _corpus(
+    bundle: Bundle, tokenizer: Tokenizer, texts: Mapping[str, str], context: int, max_chunks: int | None
+) -> Corpus:
     if not texts:
         raise InputError("there is no text to compare on; give one or more")
     if not 4 <= context <= bundle.manifest.context:
         raise InputError(f"a context of {context} does not suit {bundle.path}; use 4 to {bundle.manifest.context}")
     if max_chunks is not None and max_chunks < 1:
         raise InputError(f"{max_chunks} chunks of a text leave nothing to score; use 1 or more")
-    tokenizer = Tokenizer.from_file(str(bundle.path / TOKENIZER))
     cut = {}
     for name, text in texts.items():
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
         try:
-            cut[name] = chunks(ids, context, bundle.manifest.bos)[:max_chunks]
+            cut[name] = chunks(tokenizer.encode(text), context, bundle.manifest.bos)[:max_chunks]
         except InputError as error:
             raise InputError(f"text {name}: {error}") from None
     return gather(cut)
 
 
-def _continue(session: Session, prompt: str) -> str:
-    return "".join(Engine(session).generate(prompt, max_tokens=CONTINUATION_TOKENS))
+def _prompt_ids(tokenizer: Tokenizer, prompt: str, context: int) -> list[int]:
+    """Checked before any work, as the bundles see the prompt only after the long part of it."""
+    ids = tokenizer.encode(prompt)
+    if not 1 <= len(ids) <= context:
+        raise InputError(f"the prompt has {len(ids)} tokens; give 1 to {context} (the context compared in)")
+    return ids
+
+
+def _continue(session: Session, tokenizer: Tokenizer, prompt: list[int]) -> str:
+    return "".join(Engine(session, tokenizer).generate(prompt, max_tokens=CONTINUATION_TOKENS))
 
 
 def _row(

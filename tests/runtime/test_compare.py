@@ -32,6 +32,14 @@ class Shifted:
             yield np.resize(logits, (len(chunk), len(self.noise))) + self.noise
 
 
+class Untouched:
+    """A reference that must not be used."""
+
+    def logits(self, ids: np.ndarray) -> Iterator[np.ndarray]:
+        pytest.fail("worked before checking")
+        yield ids
+
+
 @pytest.fixture(scope="module")
 def noisy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny bundle with another head, and larger on the disk."""
@@ -155,6 +163,12 @@ def test_texts_and_contexts_that_leave_nothing_to_score_are_refused(
         compare([tiny_bundle], reference, texts, context=context, max_chunks=max_chunks, speed=False)
 
 
+@pytest.mark.parametrize("prompt", ["", "x" * (SMALL + 1)])
+def test_a_prompt_that_does_not_fit_is_refused_before_any_work(tiny_bundle: Path, prompt: str) -> None:
+    with pytest.raises(InputError, match=f"the prompt has {len(prompt)} tokens; give 1 to {SMALL}"):
+        compare([tiny_bundle], Untouched(), TEXTS, context=SMALL, prompt=prompt)
+
+
 def test_no_bundle_is_refused(tiny_bundle: Path) -> None:
     with pytest.raises(InputError, match="nothing to compare"):
         compare([], SessionLogits(Session(tiny_bundle)), TEXTS)
@@ -170,7 +184,7 @@ def test_speed_is_measured_only_after_the_inputs_were_checked(
 ) -> None:
     monkeypatch.setattr(module, "bench", lambda *_, **__: pytest.fail("measured before checking"))
     with pytest.raises(InputError):
-        compare([tiny_bundle], SessionLogits(Session(tiny_bundle)), {"tiny": "ab"}, context=SMALL)
+        compare([tiny_bundle], Untouched(), {"tiny": "ab"}, context=SMALL)
 
 
 def test_names_are_folder_names_unless_they_collide() -> None:
