@@ -1,6 +1,7 @@
 """Portable body of the `Experts` op for float32 activations: a loop over experts that computes only those in use."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgepress.export.functions import (
     constant,
     dequantize,
     function,
+    int8_activations,
     matrix_inputs,
 )
 from edgepress.formats import Format
@@ -34,9 +36,9 @@ ATTRIBUTES = {
 Banks = tuple[Format, ...]
 
 
-def overload_of(gate_up: Banks, down: Banks, activation: str) -> str:
+def overload_of(gate_up: Banks, down: Banks, *facts: str) -> str:
     names = ["_".join(f.name for f in banks) for banks in (gate_up, down)]
-    return "__".join([*names, activation])
+    return "__".join([*names, *facts])
 
 
 def bank_inputs(gate_up: Banks, down: Banks) -> list[str]:
@@ -49,40 +51,67 @@ def bank_inputs(gate_up: Banks, down: Banks) -> list[str]:
 
 
 @cache
-def experts(gate_up: Banks, down: Banks, activation: str, block_size: int, half: bool = False) -> ir.Function:
-    """The function for layers whose banks have these formats, in this order. `half`: x and y are float16."""
-    inputs = ["x", "weights", "experts", *bank_inputs(gate_up, down)]
+def experts(
+    gate_up: Banks,
+    down: Banks,
+    activation: str,
+    block_size: int,
+    *,
+    int8: bool = False,
+    biased: bool = False,
+    half: bool = False,
+) -> ir.Function:
+    """The function for layers whose banks have these formats, in this order.
+
+    Args:
+        int8: accuracy_level 4, activations rounded to int8 before each quantized product.
+        half: x and y are float16.
+    """
+    biases = ["gate_up_bias", "down_bias"] if biased else []
+    inputs = ["x", "weights", "experts", *bank_inputs(gate_up, down), *biases]
 
     def body(op: Op, x: Value, weights: Value, ids: Value, *tensors: Value) -> Value:
         x = op.Cast(x, to=FLOAT) if half else x
         maps = [op.Reshape(attribute(op, name, INTS), constant(op, [-1, 2])) for name in ("gate_up_map", "down_map")]
-        tensors_of = _split(tensors, gate_up, down)
+        grouped = _split(tensors, gate_up, down)
+        added = tensors[-2:] if biased else (None, None)
+        up = _Side(gate_up, grouped[0], maps[0], added[0], block_size, int8)
+        back = _Side(down, grouped[1], maps[1], added[1], block_size, int8)
         zero = constant(op, 0.0, np.float32)
 
         def step(op: Op, i: Value, going: Value, y: Value) -> tuple[Value, Value]:
-            hit = op.Equal(ids, i)
-            weight = op.ReduceSum(op.Where(hit, weights, zero), constant(op, [1]), keepdims=0)
+            weight = op.ReduceSum(op.Where(op.Equal(ids, i), weights, zero), constant(op, [1]), keepdims=0)
             rows = op.Reshape(op.NonZero(weight), constant(op, [-1]))
 
             def compute(op: Op) -> Value:
-                inputs = op.Gather(x, rows, axis=0)
-                product = _product(op, inputs, maps[0], i, gate_up, tensors_of[0], block_size)
-                hidden = _activate(op, product, activation)
-                out = _product(op, hidden, maps[1], i, down, tensors_of[1], block_size)
+                hidden = _activate(op, _product(op, op.Gather(x, rows, axis=0), i, up), activation)
                 scale = op.Unsqueeze(op.Gather(weight, rows, axis=0), constant(op, [1]))
-                index = op.Unsqueeze(rows, constant(op, [1]))
-                return op.ScatterND(y, index, op.Mul(out, scale), reduction="add")
+                weighted = op.Mul(_product(op, hidden, i, back), scale)
+                return op.ScatterND(y, op.Unsqueeze(rows, constant(op, [1])), weighted, reduction="add")
 
             used = op.Greater(op.Size(rows), constant(op, 0))
             return op.Identity(going), _if(op, used, compute, lambda op: op.Identity(y))
 
         y = op.Expand(zero, op.Shape(x))
-        count = op.Reshape(op.Slice(op.Shape(maps[0]), constant(op, [0]), constant(op, [1])), constant(op, []))
+        count = op.Gather(op.Shape(maps[0]), constant(op, 0), axis=0)
         loop = _subgraph(op, step, ["i", "going", "y"], ["going_on", "y_next"])
         y = op.Loop(count, None, y, body=loop, _outputs=1)
         return op.Cast(y, to=ir.DataType.FLOAT16) if half else y
 
-    return function("Experts", overload_of(gate_up, down, activation), body, inputs, ATTRIBUTES)
+    overload = overload_of(gate_up, down, activation, *(["bias"] if biased else []), *(["int8"] if int8 else []))
+    return function("Experts", overload, body, inputs, ATTRIBUTES)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One projection of all experts: its banks, their tensors, expert -> (bank, index) [E, 2], bias [E, N] or None."""
+
+    banks: Banks
+    tensors: list[Sequence[Value]]
+    entries: Value
+    bias: Value | None
+    block_size: int
+    int8: bool
 
 
 def _split(tensors: Sequence[Value], *sides: Banks) -> list[list[Sequence[Value]]]:
@@ -98,27 +127,25 @@ def _split(tensors: Sequence[Value], *sides: Banks) -> list[list[Sequence[Value]
     return grouped
 
 
-def _product(
-    op: Op, x: Value, of_expert: Value, expert: Value, banks: Banks, tensors: list[Sequence[Value]], block_size: int
-) -> Value:  # fmt: skip
-    """x [n, K] times expert's matrix, transposed."""
-    entry = op.Gather(of_expert, expert, axis=0)
+def _product(op: Op, x: Value, expert: Value, side: _Side) -> Value:
+    """x [n, K] times the expert's matrix, transposed, plus its bias."""
+    entry = op.Gather(side.entries, expert, axis=0)
     bank, index = (op.Gather(entry, constant(op, j), axis=0) for j in (0, 1))
 
-    def of_bank(b: int) -> Value:
-        def build(op: Op) -> Value:
-            row = [op.Gather(t, index, axis=0) for t in tensors[b]]
-            return dequantize(op, row, banks[b], block_size)
-
-        return build
+    def with_bank(op: Op, b: int) -> Value:
+        chosen = side.banks[b]
+        tensors = [op.Gather(t, index, axis=0) for t in side.tensors[b]]
+        matrix = op.Transpose(dequantize(op, tensors, chosen, side.block_size), perm=[1, 0])
+        return op.MatMul(int8_activations(op, x) if side.int8 and chosen.quantized else x, matrix)
 
     def select(op: Op, b: int) -> Value:
-        if b == len(banks) - 1:
-            return of_bank(b)(op)
+        if b == len(side.banks) - 1:
+            return with_bank(op, b)
         here = op.Equal(bank, constant(op, b))
-        return _if(op, here, of_bank(b), lambda op: select(op, b + 1))
+        return _if(op, here, lambda op: with_bank(op, b), lambda op: select(op, b + 1))
 
-    return op.MatMul(x, op.Transpose(select(op, 0), perm=[1, 0]))
+    y = select(op, 0)
+    return y if side.bias is None else op.Add(y, op.Gather(side.bias, expert, axis=0))
 
 
 def _activate(op: Op, gate_up: Value, activation: str) -> Value:

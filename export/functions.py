@@ -20,6 +20,7 @@ OPSETS = {"": 21, MICROSOFT: 1, DOMAIN: 1}
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 INT, INTS = ir.AttributeType.INT, ir.AttributeType.INTS
 REAL = ir.AttributeType.FLOAT
+UNIT = 32  # activations that share a scale at accuracy_level 4
 
 Op = Any  # onnxscript's OpBuilder: operators are attributes
 Value = Any
@@ -99,6 +100,18 @@ def _unpack(op: Op, packed: Value, bits: int) -> Value:
     return op.Reshape(pairs, constant(op, [0, -1]))
 
 
+def int8_activations(op: Op, x: Value) -> Value:
+    """float32 [n, K] -> what int8 per 32 values leaves of it (accuracy_level 4): scale = absmax / 127."""
+    columns = op.Slice(op.Shape(x), constant(op, [1]), constant(op, [2]))
+    padding = op.Mod(op.Neg(columns), constant(op, [UNIT]))
+    padded = op.Pad(x, op.Concat(constant(op, [0, 0, 0]), padding, axis=0))
+    units = op.Reshape(padded, constant(op, [-1, UNIT]))
+    largest = op.ReduceMax(op.Abs(units), constant(op, [1]), keepdims=1)
+    scale = op.Div(op.Max(largest, constant(op, 1e-30, np.float32)), constant(op, 127.0, np.float32))
+    rounded = op.Mul(op.Round(op.Div(units, scale)), scale)
+    return op.Slice(op.Reshape(rounded, op.Shape(padded)), constant(op, [0]), columns, constant(op, [1]))
+
+
 @cache
 def linear(chosen: Format, block_size: int, biased: bool, half: bool) -> ir.Function:
     """Body of `Linear`: MatMulNBits for quantized weights, MatMul for 16-bit ones. `half`: float16 activations."""
@@ -167,7 +180,8 @@ def route(score: str, normalize: bool, biased: bool, groups: int, group_score: s
 
 def _limit_groups(op: Op, choice: Value, groups: int, group_score: str) -> Value:
     """-inf for experts outside the best `kept_groups` groups."""
-    grouped = op.Reshape(choice, constant(op, [0, groups, -1]))
+    every = op.Range(constant(op, 0), op.Gather(op.Shape(choice), constant(op, 1), axis=0), constant(op, 1))
+    grouped = op.Gather(choice, op.Reshape(every, constant(op, [groups, -1])), axis=1)
     best = constant(op, [2 if group_score == "sum2" else 1])
     top, _ = op.TopK(grouped, best, axis=-1, _outputs=2)
     by_group = op.ReduceSum(top, constant(op, [-1]), keepdims=0)

@@ -43,7 +43,7 @@ class Experts(Module):
         gate_up, down = (tuple(b.format for b in self.banks[p]) for p in PROJECTIONS)
         facts = (gate_up, down, context.spec.activation, context.plan.block_size)
         if not context.half:
-            return experts.experts(*facts)
+            return experts.experts(*facts, int8=context.accuracy_level == 4)
         if self.maps["gate_up"] != self.maps["down"]:
             raise PlanError(
                 f"layer {self.layer} stores gate_up and down of an expert at different widths, which provider cuda "

@@ -35,7 +35,7 @@ def experts(gate_up: Banks, down: Banks, activation: str, block_size: int, k: tu
         return y
 
     inputs = ["x", "weights", "experts", *bank_inputs(gate_up, down)]
-    overload = f"{overload_of(gate_up, down, activation)}__k{'_'.join(map(str, k))}"
+    overload = overload_of(gate_up, down, activation, f"k{'_'.join(map(str, k))}")
     return function("Experts", overload, body, inputs, ATTRIBUTES)
 
 

@@ -1,0 +1,83 @@
+"""One file, three ways: the native library, plain ONNX Runtime, onnxruntime-genai; and the cuda bundle on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepress.runtime import Session
+from tests.export.conftest import Bundles
+from tests.export.test_parity import difference, expected, tokens
+from tests.tiny import SAMPLE
+
+PROMPT_TOKENS, NEW_TOKENS = 12, 24
+
+
+def text_ids(count: int) -> np.ndarray:
+    from tokenizers import Tokenizer
+
+    text = (SAMPLE.parent / "texts" / "eval" / "wiki_en.txt").read_text(encoding="utf-8")
+    return np.array(Tokenizer.from_file(str(SAMPLE / "tokenizer.json")).encode(text).ids[:count])
+
+
+def mean_kl(got: np.ndarray, want: np.ndarray) -> float:
+    def log_softmax(x: np.ndarray) -> np.ndarray:
+        x = x.astype(np.float64) - x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    p, q = log_softmax(want), log_softmax(got)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def greedy(session: Session, prompt: list[int]) -> list[int]:
+    logits, out = session.prefill([prompt]), []
+    for _ in range(NEW_TOKENS):
+        out.append(int(logits[0].argmax()))
+        logits = session.decode(np.array(out[-1:]))
+    return out
+
+
+def greedy_genai(bundle: Path, prompt: list[int]) -> list[int]:
+    genai = pytest.importorskip("onnxruntime_genai")
+    model = genai.Model(str(bundle))
+    params = genai.GeneratorParams(model)
+    params.set_search_options(max_length=PROMPT_TOKENS + NEW_TOKENS, do_sample=False)
+    generator = genai.Generator(model, params)
+    generator.append_tokens(np.array(prompt, np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(t) for t in generator.get_sequence(0)][len(prompt) :]
+
+
+@pytest.mark.parametrize("width", ["16", "8", "4z"])
+def test_native_and_genai_write_the_same_tokens(width: str, bundle_of: Bundles) -> None:
+    _, bundle = bundle_of("sample", width)
+    prompt = text_ids(PROMPT_TOKENS).tolist()
+    with_genai = greedy_genai(bundle, prompt)
+    assert greedy(Session(bundle), prompt)[: len(with_genai)] == with_genai
+    assert len(with_genai) > NEW_TOKENS // 2
+
+
+@pytest.mark.parametrize(("width", "limit"), [("16", 1e-4), ("8", 1e-3), ("4", 1e-3), ("4z", 1e-3)])
+def test_native_and_plain_differ_by_little(width: str, limit: float, bundle_of: Bundles) -> None:
+    """Rounding activations to int8 makes neighbouring float sums fall on different codes: hence the wider limit."""
+    _, bundle = bundle_of("sample", width)
+    ids = text_ids(1024).reshape(2, 512)
+    native, plain = (Session(bundle, native=native).logits(ids) for native in (True, False))
+    assert mean_kl(native, plain) <= limit
+
+
+@pytest.mark.parametrize("width", ["16", "8", "4z"])
+def test_the_cuda_bundle_computes_the_same_on_the_cpu_provider(width: str, bundle_of: Bundles) -> None:
+    """Float16 activations, experts through com.microsoft::QMoE."""
+    _, cuda = bundle_of("sample", width, "cuda")
+    _, cpu = bundle_of("sample", width)
+    ids = text_ids(512)[None]
+    got, want = Session(cuda, provider="cpu").logits(ids), Session(cpu).logits(ids)
+    assert mean_kl(got, want) <= 1e-3
+
+
+def test_16_bit_cuda_bundle_matches_transformers(bundle_of: Bundles) -> None:
+    folder, bundle = bundle_of("qwen3_moe", "16", "cuda")
+    ids = tokens((1, 48))
+    assert difference(Session(bundle, provider="cpu").logits(ids), expected(folder, ids)) <= 1e-2
