@@ -20,7 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from edgepress.architecture import layer_roles
+from edgepress.architecture import layer_roles, split_role
 from edgepress.checkpoint import Checkpoint
 from edgepress.errors import InputError
 from edgepress.layout import vector_name
@@ -120,24 +120,25 @@ class ReferenceModel:
                 normed = self._norm(torch.from_numpy(chunk))
             yield normed
 
-    def local_name(self, i: int, role: str) -> str:
-        """What transformers' layer calls the parameter of a role: `q` -> `self_attn.q_proj.weight`."""
-        name = vector_name(self.spec, f"layers.{i}.{role}")
-        return rename_source_key(name, self._renamings, self._converters)[0].removeprefix(f"model.layers.{i}.")
+    def local_name(self, role: str) -> str:
+        """What transformers' layer calls the parameter of a role: `layers.0.q` -> `self_attn.q_proj.weight`."""
+        name, _ = rename_source_key(vector_name(self.spec, role), self._renamings, self._converters)
+        return name.removeprefix(f"model.layers.{split_role(role)[0]}.")
 
     def _layer_weights(self, i: int) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
         shapes = {name: parameter.shape for name, parameter in self._layers[i].named_parameters()}
-        for role, _ in layer_roles(self.spec, i):
-            name, tensor = self.local_name(i, role), self._read(f"layers.{i}.{role}")
-            if not role.startswith("experts."):
+        for short, _ in layer_roles(self.spec, i):
+            role = f"layers.{i}.{short}"
+            name, tensor = self.local_name(role), self._read(role)
+            _, expert, template = split_role(role)
+            if expert is None:
                 weights[name] = tensor.float()
                 continue
             if name not in weights:
                 weights[name] = torch.empty(shapes[name], dtype=tensor.dtype)
-            _, expert, part = role.split(".")
-            rows = weights[name][int(expert)]
-            rows[len(tensor) if part == "up" else 0 :][: len(tensor)] = tensor
+            start = len(tensor) if template.endswith(".up") else 0
+            weights[name][expert, start : start + len(tensor)] = tensor
         return weights
 
     def _read(self, role: str) -> Tensor:

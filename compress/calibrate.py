@@ -1,0 +1,154 @@
+"""Calibration: the reference forward over given chunks, with every expert and every linear layer observed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgepress.checkpoint import Checkpoint
+from edgepress.compress.apply import source_fingerprint
+from edgepress.compress.reference import ReferenceModel
+from edgepress.compress.statistics import Statistics, load_statistics
+from edgepress.plan import fingerprint, matrix_roles
+from edgepress.progress import Track, silent
+
+
+def calibrate(
+    checkpoint: Checkpoint, ids: np.ndarray, *, track: Track = silent, cache: Path | None = None
+) -> Statistics:
+    """Run chunks through the model, one decoder layer in memory at a time, and gather Statistics.
+
+    Args:
+        ids: int64 [n, S], such as edgepress.texts.calibration_ids gives.
+        cache: a folder. The state is kept there after each layer, so a later call with the same checkpoint and ids
+            goes on where this one stopped, with the same result; a finished calibration is read from there.
+
+    Raises:
+        InputError: ids that are not the model's.
+        CheckpointError: weights that cannot be read.
+    """
+    saved = _Saved(cache, _key(checkpoint, ids)) if cache else None
+    if saved and saved.result.exists():
+        return load_statistics(saved.result)
+    model = ReferenceModel(checkpoint)
+    with model.embed(ids) as states:
+        done, statistics = (saved and saved.load(states)) or (0, Statistics(ids.size))
+        for i in track(range(done, checkpoint.spec.layers), "calibrating"):
+            _observe_layer(model, i, states, statistics)
+            if saved:
+                saved.store(i + 1, states, statistics)
+        squares = sum(_column_squares(chunk) for chunk in model.normed(states))
+    statistics.input_square["head"] = np.asarray(squares) / ids.size
+    if saved:
+        saved.finish(statistics)
+    return statistics
+
+
+def _observe_layer(model: ReferenceModel, i: int, states: np.ndarray, statistics: Statistics) -> None:
+    recorder = _Recorder(statistics, i)
+    with model.layer(i) as layer, ExitStack() as hooks:
+        for role, _ in matrix_roles(model.spec):
+            if role.startswith(f"layers.{i}."):
+                linear = layer.get_submodule(model.local_name(role).removesuffix(".weight"))
+                hooks.callback(linear.register_forward_pre_hook(recorder.linear(role)).remove)
+        if model.spec.has_experts(i):
+            assert model.spec.experts
+            statistics.add_layer(i, model.spec.experts.count)
+            hooks.enter_context(_observed_experts(layer, model.local_name(f"layers.{i}.experts.0.down"), recorder))
+        model.advance(states)
+    recorder.finish()
+
+
+@contextmanager
+def _observed_experts(layer: nn.Module, parameter: str, recorder: "_Recorder") -> Iterator[None]:
+    experts: Any = layer.get_submodule(parameter.rsplit(".", 1)[0])
+    experts.observer = recorder.expert
+    yield
+    del experts.observer
+
+
+class _Recorder:
+    """Adds up what one layer does."""
+
+    def __init__(self, statistics: Statistics, layer: int) -> None:
+        self._statistics, self._layer = statistics, layer
+        self._squares: dict[str, np.ndarray] = {}
+        self._rows: dict[str, int] = {}
+
+    def linear(self, role: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """A forward pre-hook for the matrix of a role."""
+        return lambda _, inputs: self._add(role, inputs[0])
+
+    def expert(self, expert: int, x: Tensor, gate: Tensor, inner: Tensor, output: Tensor) -> None:
+        """An ExpertObserver (edgepress.compress.reference)."""
+        s, i = self._statistics, self._layer
+        gate, norm = gate.double(), output.double().norm(dim=-1)
+        s.frequency[i][expert] += len(x)
+        s.gate_mass[i][expert] += gate.sum().item()
+        s.reap[i][expert] += (gate * norm).sum().item()
+        s.msan[i][expert] += norm.square().sum().item()
+        s.peak[i][expert] = max(s.peak[i][expert], norm.max().item())
+        self._add(f"layers.{i}.experts.gate_up", x)
+        self._add(f"layers.{i}.experts.down", inner)
+
+    def finish(self) -> None:
+        """Turn sums of squares into means."""
+        for role, squares in self._squares.items():
+            self._statistics.input_square[role] = squares / self._rows[role]
+
+    def _add(self, role: str, x: Tensor) -> None:
+        rows = x.flatten(0, -2)
+        self._squares[role] = self._squares.get(role, 0.0) + _column_squares(rows)
+        self._rows[role] = self._rows.get(role, 0) + len(rows)
+
+
+def _column_squares(rows: Tensor) -> np.ndarray:
+    """[n, K] -> float64 [K]."""
+    return rows.square().sum(0, dtype=torch.float64).numpy()
+
+
+def _key(checkpoint: Checkpoint, ids: np.ndarray) -> str:
+    facts = [source_fingerprint(checkpoint), fingerprint(checkpoint.spec), ids.shape]
+    text = json.dumps(facts).encode() + np.ascontiguousarray(ids, "<i8").tobytes()
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+class _Saved:
+    """Calibrations in a cache folder: `<key>.npz` when finished, until then `<key>/<layers done>/`.
+
+    A folder appears under its name only when it is complete.
+    """
+
+    def __init__(self, cache: Path, key: str) -> None:
+        self.result = cache / f"{key}.npz"
+        self._folder = cache / key
+
+    def load(self, states: np.ndarray) -> tuple[int, Statistics] | None:
+        """The layers done and their statistics; fills `states`."""
+        done = [int(p.name) for p in self._folder.glob("*") if p.name.isdecimal()]
+        if not done:
+            return None
+        folder = self._folder / str(max(done))
+        states[:] = np.load(folder / "states.npy", mmap_mode="r")
+        return max(done), load_statistics(folder / "statistics.npz")
+
+    def store(self, done: int, states: np.ndarray, statistics: Statistics) -> None:
+        partial = self._folder / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        np.save(partial / "states.npy", states)
+        statistics.save(partial / "statistics.npz")
+        os.rename(partial, self._folder / str(done))
+        shutil.rmtree(self._folder / str(done - 1), ignore_errors=True)
+
+    def finish(self, statistics: Statistics) -> None:
+        statistics.save(self.result)
+        shutil.rmtree(self._folder)

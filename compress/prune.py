@@ -1,0 +1,106 @@
+"""Which experts to keep. Each criterion names its source; g, f and N are those of Statistics."""
+
+from collections.abc import Callable
+from math import ceil
+
+import numpy as np
+
+from edgepress.architecture import ModelSpec
+from edgepress.compress.statistics import ByLayer, Statistics, check_statistics
+from edgepress.errors import InputError
+
+_SUPER = 10  # times the median peak
+
+
+def reap(s: Statistics, layer: int) -> np.ndarray:
+    """Mean of g * norm2(f) over an expert's tokens (Router-weighted Expert Activation Pruning, Cerebras 2025)."""
+    return s.reap[layer] / np.maximum(s.frequency[layer], 1)
+
+
+def gated_ean(s: Statistics, layer: int) -> np.ndarray:
+    """Sum of g * norm2(f): gated expert activation norm."""
+    return s.reap[layer]
+
+
+def msan(s: Statistics, layer: int) -> np.ndarray:
+    """Mean of norm2(f)^2: mean squared activation norm (arXiv 2606.15716)."""
+    return s.msan[layer] / np.maximum(s.frequency[layer], 1)
+
+
+def frequency(s: Statistics, layer: int) -> np.ndarray:
+    """N: tokens routed to an expert."""
+    return s.frequency[layer].astype(np.float64)
+
+
+_CALIBRATED: dict[str, Callable[[Statistics, int], np.ndarray]] = {
+    criterion.__name__: criterion for criterion in (reap, frequency, gated_ean, msan)
+}
+CRITERIA = (*_CALIBRATED, "random")
+
+
+def scores(statistics: Statistics, criterion: str) -> ByLayer:
+    """Layer -> float64 [E]; the lowest are dropped first. An expert that no token reached scores 0.
+
+    Raises:
+        InputError: an unknown criterion, with those known.
+    """
+    if criterion not in _CALIBRATED:
+        raise InputError(f"no criterion {criterion!r} scores experts; known: {', '.join(_CALIBRATED)}")
+    return {layer: _CALIBRATED[criterion](statistics, layer) for layer in statistics.frequency}
+
+
+def choose_experts(
+    spec: ModelSpec, statistics: Statistics | None, keep: float, criterion: str = "reap", seed: int = 0
+) -> dict[int, list[int]]:
+    """Layer -> kept experts, ascending: the best round(keep * E) of each layer, ties to the lower id.
+
+    At least as many stay as the router chooses; a group-limited router keeps equally many of each group. A super
+    expert (arXiv 2507.23279: few experts make the massive activations that a model rests on) always stays: the one
+    with a layer's largest output, where that is over 10 times the layer's median expert's largest.
+
+    Args:
+        statistics: of a calibration; may be None for `random`.
+        seed: of `random`.
+
+    Raises:
+        InputError: `keep` outside (0, 1], an unknown criterion, no statistics, those of another model, or a model
+            without experts.
+    """
+    x = spec.experts
+    if x is None:
+        raise InputError(f"{spec.model_type} models have no experts to prune; keep them all")
+    if not 0 < keep <= 1:
+        raise InputError(f"cannot keep {keep} of the experts; give a share above 0 and up to 1")
+    least = ceil(x.routing.k / x.routing.kept_groups)
+    if x.routing.group_score == "sum2" and x.routing.groups > 1:
+        least = max(least, 2)
+    size = x.count // x.routing.groups
+    kept = max(round(keep * size), least)
+    by_layer = _ranking(spec, statistics, criterion, seed)
+    return {layer: _best(by_layer[layer].reshape(-1, size), kept) for layer in spec.expert_layers}
+
+
+def _ranking(spec: ModelSpec, statistics: Statistics | None, criterion: str, seed: int) -> ByLayer:
+    if criterion not in CRITERIA:
+        raise InputError(f"unknown criterion {criterion!r}; known: {', '.join(CRITERIA)}")
+    assert spec.experts
+    if criterion == "random":
+        random = np.random.default_rng(seed)
+        return {layer: random.random(spec.experts.count) for layer in spec.expert_layers}
+    if statistics is None:
+        raise InputError(f"criterion {criterion} needs a calibration; give texts to calibrate on, or use random")
+    check_statistics(statistics, spec)
+    return {layer: _protect(s, statistics.peak[layer]) for layer, s in scores(statistics, criterion).items()}
+
+
+def _protect(score: np.ndarray, peak: np.ndarray) -> np.ndarray:
+    if peak.max() <= _SUPER * np.median(peak):
+        return score
+    return np.where(np.arange(len(peak)) == peak.argmax(), np.inf, score)
+
+
+def _best(score: np.ndarray, kept: int) -> list[int]:
+    """The ids of the `kept` best of each group; score is [groups, experts per group]."""
+    order = np.argsort(-score, axis=1, kind="stable")[:, :kept]
+    ids = order + score.shape[1] * np.arange(len(score))[:, None]
+    return sorted(ids.ravel().tolist())

@@ -1,0 +1,78 @@
+"""What a calibration pass saw of each expert and of each matrix's input."""
+
+import os
+import zipfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepress.architecture import ModelSpec
+from edgepress.errors import InputError
+
+ByLayer = dict[int, np.ndarray]
+
+
+@dataclass
+class Statistics:
+    """Sums over the tokens of a calibration text.
+
+    g is the gate weight applied to an expert's output f; every array by layer is [E].
+
+    Attributes:
+        tokens: tokens seen.
+        frequency: int64, tokens routed to the expert (N).
+        gate_mass: float64, sum of g.
+        reap: float64, sum of g * norm2(f); divided by N it is the criterion of REAP.
+        msan: float64, sum of norm2(f)^2.
+        peak: float64, largest norm2(f).
+        input_square: float64 [K], mean square of each input column of a matrix, by role (`layers.0.q`, `head`);
+            `layers.0.experts.gate_up` and `.down` are pooled over all routes of the layer.
+    """
+
+    tokens: int
+    frequency: ByLayer = field(default_factory=dict)
+    gate_mass: ByLayer = field(default_factory=dict)
+    reap: ByLayer = field(default_factory=dict)
+    msan: ByLayer = field(default_factory=dict)
+    peak: ByLayer = field(default_factory=dict)
+    input_square: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add_layer(self, layer: int, experts: int) -> None:
+        """Begin a layer: nothing seen yet."""
+        self.frequency[layer] = np.zeros(experts, np.int64)
+        for sums in (self.gate_mass, self.reap, self.msan, self.peak):
+            sums[layer] = np.zeros(experts)
+
+    def save(self, path: Path) -> None:
+        """Write an .npz; the file appears under its name only when it is complete."""
+        arrays = {"tokens": np.array(self.tokens)}
+        for f in fields(self)[1:]:
+            arrays |= {f"{f.name}/{key}": array for key, array in getattr(self, f.name).items()}
+        temporary = path.with_name(f"{path.name}.tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Read what `Statistics.save` wrote; raises InputError if the file is anything else."""
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        statistics = Statistics(int(arrays.pop("tokens")))
+        for name, array in arrays.items():
+            owner, key = name.split("/", 1)
+            by_key: dict[Any, np.ndarray] = getattr(statistics, owner)
+            by_key[key if owner == "input_square" else int(key)] = array
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as cause:
+        raise InputError(f"cannot read calibration {path}: {cause}; calibrate again") from None
+    return statistics
+
+
+def check_statistics(statistics: Statistics, spec: ModelSpec) -> None:
+    """Raise InputError if they were taken from a model of another shape."""
+    count = spec.experts.count if spec.experts else 0
+    if {i: len(n) for i, n in statistics.frequency.items()} != dict.fromkeys(spec.expert_layers, count):
+        raise InputError("the calibration was made on another model; calibrate this one")
