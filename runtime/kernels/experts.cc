@@ -149,9 +149,9 @@ void Experts::gate_up_tile(const Weights& weights, const Routes& routes, Buffers
   const float* bias = weights.gate_up_bias ? weights.gate_up_bias + expert * gate_up.rows + first : nullptr;
   const bool quantized = quantizes(gate_up);
   Tile products;
-  const void* x[kTileTokens];
-  for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kTileTokens) {
-    const int64_t some = std::min(kTileTokens, routes.start[group + 1] - i);
+  const void* x[kMaxTokens];
+  for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kMaxTokens) {
+    const int64_t some = std::min(kMaxTokens, routes.start[group + 1] - i);
     for (int64_t j = 0; j < some; ++j) {
       const int64_t token = routes.token(i + j);
       x[j] = quantized ? static_cast<const void*>(buffers.quantized_x[token]) : buffers.x + token * gate_up.columns;
@@ -175,12 +175,12 @@ void Experts::gate_up_tile(const Weights& weights, const Routes& routes, Buffers
 void Experts::down_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t tile, float* y) const {
   const int64_t hidden = weights.down[0].rows, first = tile * kTileRows, count = std::min(kTileRows, hidden - first);
   Tile products;
-  const void* x[kTileTokens];
+  const void* x[kMaxTokens];
   for (int64_t group = 0; group < routes.groups(); ++group) {
     const int64_t expert = routes.expert[group];
     const float* bias = weights.down_bias ? weights.down_bias + expert * hidden + first : nullptr;
-    for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kTileTokens) {
-      const int64_t some = std::min(kTileTokens, routes.start[group + 1] - i);
+    for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kMaxTokens) {
+      const int64_t some = std::min(kMaxTokens, routes.start[group + 1] - i);
       for (int64_t j = 0; j < some; ++j) x[j] = buffers.hidden[i + j];
       multiply(kernels_, quantizes(weights.down[expert]), weights.down[expert], first, count, x, some, products);
       for (int64_t j = 0; j < some; ++j) {

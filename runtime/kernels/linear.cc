@@ -35,8 +35,8 @@ void Linear::compute(const Context& call) const {
   const auto tile_of = [&](int64_t task) {
     const int64_t first = task * kTileRows, count = std::min(kTileRows, weights.rows - first);
     Tile tile;
-    for (int64_t t = 0; t < tokens; t += kTileTokens) {
-      const int64_t some = std::min(kTileTokens, tokens - t);
+    for (int64_t t = 0; t < tokens; t += kMaxTokens) {
+      const int64_t some = std::min(kMaxTokens, tokens - t);
       multiply(kernels_, quantized_, weights, first, count, &rows[t], some, tile);
       for (int64_t i = 0; i < some; ++i)
         for (int64_t r = 0; r < count; ++r)

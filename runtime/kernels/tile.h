@@ -10,11 +10,10 @@
 namespace edgepress {
 
 constexpr int64_t kTileRows = 64;  // a multiple of 64: 32 pairs of gate and up rows fill a unit of activations
-constexpr int64_t kTileTokens = 64;
 
 // Products of one tile, [tokens, rows]; small enough for a task's stack.
 struct Tile {
-  float values[kTileTokens * kTileRows];
+  float values[kMaxTokens * kTileRows];
 };
 
 inline int64_t tiles(int64_t count, int64_t size) { return (count + size - 1) / size; }

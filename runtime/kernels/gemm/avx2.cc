@@ -7,7 +7,8 @@
 namespace {
 
 struct Avx2 {
-  static constexpr int kLanes = 8, kOffset8 = 128;  // signed codes: pairs of unsigned products would overflow 16 bits
+  static constexpr int kLanes = 8, kTokens = 4;
+  static constexpr int kOffset8 = 128;  // signed codes: pairs of unsigned products would overflow 16 bits
   using F = __m256;
   using I = __m256i;
   using B = __m256i;
@@ -35,15 +36,17 @@ struct Avx2 {
   static F load_bfloat(const uint16_t* p, int64_t count) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_16(p, count)), 16));
   }
-  static F codes4(const uint8_t* p, int64_t count) {
-    const __m128i packed = count >= kLanes ? _mm_loadu_si32(p) : _mm_loadu_si32(Part<4>(p, (count + 1) / 2).bytes);
-    const __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15));
-    const __m128i high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
+  static F codes(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)); }
+  static F codes4(const uint8_t* p) {
+    const __m128i packed = _mm_loadu_si32(p), mask = _mm_set1_epi8(15);
+    return codes(_mm_unpacklo_epi8(_mm_and_si128(packed, mask), _mm_and_si128(_mm_srli_epi16(packed, 4), mask)));
   }
+  static F codes4(const uint8_t* p, int64_t count) {
+    return count >= kLanes ? codes4(p) : codes4(Part<4>(p, (count + 1) / 2).bytes);
+  }
+  static F codes8(const uint8_t* p) { return codes(_mm_loadu_si64(p)); }
   static F codes8(const uint8_t* p, int64_t count) {
-    const __m128i codes = count >= kLanes ? _mm_loadu_si64(p) : _mm_loadu_si64(Part<8>(p, count).bytes);
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
+    return count >= kLanes ? codes8(p) : codes8(Part<8>(p, count).bytes);
   }
   static void store(float* p, F f) { _mm256_storeu_ps(p, f); }
 
@@ -69,18 +72,19 @@ struct Avx2 {
                                : _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
     return _mm256_add_epi32(a, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  static void store_bytes(uint8_t* p, B b) { _mm256_storeu_si256(reinterpret_cast<B*>(p), b); }
-  static void order4(const uint8_t* from, uint8_t* to) {
-    const B packed = load_bytes(from), mask = _mm256_set1_epi8(15);
-    const B low = _mm256_and_si256(packed, mask), high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
-    store_bytes(to, _mm256_unpacklo_epi8(low, high));
-    store_bytes(to + 32, _mm256_unpackhi_epi8(low, high));
-  }
-  static void order8(const uint8_t* from, uint8_t* to) {
-    const B sign = _mm256_set1_epi8(-128);
-    const B a = _mm256_xor_si256(load_bytes(from), sign), b = _mm256_xor_si256(load_bytes(from + 32), sign);
-    store_bytes(to, _mm256_permute2x128_si256(a, b, 0x20));
-    store_bytes(to + 32, _mm256_permute2x128_si256(a, b, 0x31));
+  template <int kBits>
+  static void order(const uint8_t* from, B& low, B& high) {
+    const B a = load_bytes(from);
+    if (kBits == 4) {
+      const B mask = _mm256_set1_epi8(15);
+      const B even = _mm256_and_si256(a, mask), odd = _mm256_and_si256(_mm256_srli_epi16(a, 4), mask);
+      low = _mm256_unpacklo_epi8(even, odd);
+      high = _mm256_unpackhi_epi8(even, odd);
+    } else {
+      const B b = load_bytes(from + 32), sign = _mm256_set1_epi8(-128);
+      low = _mm256_xor_si256(_mm256_permute2x128_si256(a, b, 0x20), sign);
+      high = _mm256_xor_si256(_mm256_permute2x128_si256(a, b, 0x31), sign);
+    }
   }
 };
 

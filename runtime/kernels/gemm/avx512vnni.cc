@@ -7,7 +7,7 @@
 namespace {
 
 struct Avx512 {
-  static constexpr int kLanes = 16, kOffset8 = 0;
+  static constexpr int kLanes = 16, kOffset8 = 0, kTokens = 8;
   using F = __m512;
   using I = __m512i;
   using B = __m512i;
@@ -26,15 +26,17 @@ struct Avx512 {
     const I wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
-  static F codes4(const uint8_t* p, int64_t count) {
-    const __m128i packed = _mm_maskz_loadu_epi8(first((count + 1) / 2) & 0xff, p);
-    const __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15));
-    const __m128i high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
-    return _mm512_cvtepi32_ps(_mm512_maskz_cvtepu8_epi32(first(count), _mm_unpacklo_epi8(low, high)));
+  static F codes(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)); }
+  static F nibbles(__m128i packed) {
+    const __m128i mask = _mm_set1_epi8(15);
+    return codes(_mm_unpacklo_epi8(_mm_and_si128(packed, mask), _mm_and_si128(_mm_srli_epi16(packed, 4), mask)));
   }
-  static F codes8(const uint8_t* p, int64_t count) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), p)));
+  static F codes4(const uint8_t* p) { return nibbles(_mm_loadu_si64(p)); }
+  static F codes4(const uint8_t* p, int64_t count) {  // the lane after an odd count is not zero
+    return nibbles(_mm_maskz_loadu_epi8(count < kLanes ? first((count + 1) / 2) : 0xff, p));
   }
+  static F codes8(const uint8_t* p) { return codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static F codes8(const uint8_t* p, int64_t count) { return codes(_mm_maskz_loadu_epi8(first(count), p)); }
   static void store(float* p, F f) { _mm512_storeu_ps(p, f); }
 
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
@@ -53,16 +55,19 @@ struct Avx512 {
   static I dot(I a, B w, B x) {
     return _mm512_dpbusd_epi32(a, w, x);
   }
-  static void order4(const uint8_t* from, uint8_t* to) {
-    const B packed = load_bytes(from), mask = _mm512_set1_epi8(15);
-    const B low = _mm512_and_si512(packed, mask), high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask);
-    _mm512_storeu_si512(to, _mm512_unpacklo_epi8(low, high));
-    _mm512_storeu_si512(to + 64, _mm512_unpackhi_epi8(low, high));
-  }
-  static void order8(const uint8_t* from, uint8_t* to) {
-    const B a = load_bytes(from), b = load_bytes(from + 64);
-    _mm512_storeu_si512(to, _mm512_shuffle_i64x2(a, b, 0x88));       // the even 128-bit lanes
-    _mm512_storeu_si512(to + 64, _mm512_shuffle_i64x2(a, b, 0xdd));  // the odd ones
+  template <int kBits>
+  static void order(const uint8_t* from, B& low, B& high) {
+    const B a = load_bytes(from);
+    if (kBits == 4) {
+      const B mask = _mm512_set1_epi8(15);
+      const B even = _mm512_and_si512(a, mask), odd = _mm512_and_si512(_mm512_srli_epi16(a, 4), mask);
+      low = _mm512_unpacklo_epi8(even, odd);
+      high = _mm512_unpackhi_epi8(even, odd);
+    } else {
+      const B b = load_bytes(from + 64);
+      low = _mm512_shuffle_i64x2(a, b, 0x88);   // the even 128-bit lanes
+      high = _mm512_shuffle_i64x2(a, b, 0xdd);  // the odd ones
+    }
   }
 };
 

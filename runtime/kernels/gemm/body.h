@@ -1,12 +1,13 @@
 // The micro-kernels' one algorithm, over the vectors `V` of a variant. A variant defines V in an unnamed namespace:
 //
 //   F, I, B            kLanes floats, as many int32, and four times as many bytes
-//   load(p, n) ...     the first n of kLanes values, the others zero; nothing past them is read
+//   load(p) ...        kLanes values; with a count n the first n, the others zero, and nothing past them is read
 //   fma(a, b, c)       a * b + c
 //   dot<bits>(a, w, x) adds to each int32 of `a` the product of four codes and four activations
 //   spread(p, q)       p[u] * q[u] in lanes 4u to 4u + 3
-//   order4, order8     codes of kGroup units as stored -> the first 16 of each unit, then the last 16 of each
-//   kOffset8           what order8 subtracts from codes of 8 bits
+//   order<bits>        stored codes of kLanes / 4 units -> the first 16 of each unit, and the last 16 of each
+//   kOffset8           what `order` subtracts from codes of 8 bits
+//   kTokens            how many tokens' sums the registers hold
 //
 // Everything here is internal to the variant's object file: an inline function shared between files that are compiled
 // for different instruction sets could be linked in the form that this machine cannot run.
@@ -18,14 +19,13 @@
 namespace {
 
 using edgepress::Kernels;
+using edgepress::kMaxTokens;
 using edgepress::kUnit;
 using edgepress::Matrix;
 
 constexpr int64_t kChunk = 2048;  // quantized weights of a row at a time: at most 128 blocks, at least 16
 constexpr int64_t kChunkUnits = kChunk / kUnit;
 constexpr int64_t kFloatChunk = 512;
-constexpr int kTokens = 4;  // registers: a micro-kernel sums this many tokens at once
-constexpr int kRows = 4;
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -41,6 +41,7 @@ struct Quantized {
   float* scales;
   float* sums[2];
 
+  Quantized() = default;
   Quantized(const void* row, int64_t columns) {
     const int64_t padded = units(columns);
     codes = static_cast<int8_t*>(const_cast<void*>(row));
@@ -96,123 +97,125 @@ void quantize(const float* x, int64_t first, int64_t count, int64_t columns, uin
 
 // ---- quantized weights -----------------------------------------------------------------------------------------
 
-// scale and scale * zero point of `count` blocks of row n from block `first` on, with zeros up to a full vector.
+// scale and scale * (offset - zero point) of `count` blocks of row n from block `first` on, zeros up to a full vector.
 template <class V>
-void load_scales(const Matrix& m, int64_t n, int64_t first, int64_t count, int offset, float* scales, float* zeros) {
+void load_scales(const Matrix& m, int64_t n, int64_t first, int64_t count, int offset, float* scales, float* shifts) {
   const uint8_t* points = m.zero_points ? m.zero_points + n * ((m.blocks() * m.bits + 7) / 8) : nullptr;
+  const auto added = V::broadcast(static_cast<float>(offset));
+  auto point = V::broadcast(static_cast<float>(1 << (m.bits - 1)));
   for (int64_t b = 0; b < count; b += V::kLanes) {
     const auto scale = V::load_half(m.row_scales(n) + first + b, count - b);
-    auto point = V::broadcast(static_cast<float>(1 << (m.bits - 1)));
     if (points) point = m.bits == 8 ? V::codes8(points + first + b, count - b)
                                     : V::codes4(points + (first + b) / 2, count - b);
     V::store(scales + b, scale);
-    V::store(zeros + b, V::mul(scale, V::sub(point, V::broadcast(static_cast<float>(offset)))));
+    V::store(shifts + b, V::mul(scale, V::sub(added, point)));
   }
 }
 
-// A chunk of a row: codes in V's order; scale and scale * zero point for the halves of each unit (the second half only
+// A chunk of a row: where its codes are stored, and scale and shift for the halves of each unit (the second half only
 // where a block is half a unit).
 template <class V>
 struct Row {
   static constexpr int64_t kGroup = V::kLanes / 4;
 
-  alignas(64) uint8_t codes[kChunk];
+  const uint8_t* codes;
+  int64_t units, whole;                // of all units, those in groups that are stored whole; ...
+  uint8_t last[kGroup * kUnit] = {};   // ... the others' codes, with zeros after them
   alignas(64) float scales[2][kChunkUnits];
-  alignas(64) float zeros[2][kChunkUnits];
+  alignas(64) float shifts[2][kChunkUnits];
 
+  template <int kBits>
   void load(const Matrix& m, int64_t n, int64_t first, int64_t count) {
-    const int64_t bytes = count * m.bits / 8, step = kGroup * kUnit * m.bits / 8;
-    const uint8_t* stored = m.row(n) + first * m.bits / 8;
-    for (int64_t i = 0; i < bytes; i += step) {
-      uint8_t last[kGroup * kUnit] = {};
-      const uint8_t* from = stored + i;
-      if (bytes - i < step) from = static_cast<uint8_t*>(memcpy(last, from, static_cast<size_t>(bytes - i)));
-      uint8_t* to = codes + i * 8 / m.bits;
-      m.bits == 4 ? V::order4(from, to) : V::order8(from, to);
-    }
+    constexpr int64_t kGroupWeights = kGroup * kUnit;
+    codes = m.row(n) + first * kBits / 8;
+    units = (count + kUnit - 1) / kUnit;
+    whole = count / kGroupWeights * kGroup;
+    if (const int64_t rest = count % kGroupWeights)
+      memcpy(last, codes + (count - rest) * kBits / 8, static_cast<size_t>(rest * kBits / 8));
     const int64_t block = first / m.block, blocks = count / m.block;
-    const int offset = m.bits == 8 ? V::kOffset8 : 0;
-    if (m.block == kUnit) return load_scales<V>(m, n, block, blocks, offset, scales[0], zeros[0]);
+    const int offset = kBits == 8 ? V::kOffset8 : 0;
+    if (m.block == kUnit) return load_scales<V>(m, n, block, blocks, offset, scales[0], shifts[0]);
     spread_scales(m, n, block, blocks, offset);
+  }
+
+  template <int kBits>
+  const uint8_t* group(int64_t u) const {
+    return u < whole ? codes + u * kUnit * kBits / 8 : last;
   }
 
  private:
   void spread_scales(const Matrix& m, int64_t n, int64_t first, int64_t blocks, int offset) {
-    alignas(64) float scale[kChunk / 16 + V::kLanes] = {}, zero[kChunk / 16 + V::kLanes] = {};
-    load_scales<V>(m, n, first, blocks, offset, scale, zero);
-    for (int64_t u = 0; u < kChunkUnits; ++u)
+    alignas(64) float scale[kChunk / 16 + V::kLanes], shift[kChunk / 16 + V::kLanes];
+    load_scales<V>(m, n, first, blocks, offset, scale, shift);
+    for (int64_t u = 0; u < round_up(units, V::kLanes); ++u)
       for (int half = 0; half < 2; ++half) {
         const int64_t b = (u * kUnit + half * 16) / m.block;
         scales[half][u] = b < blocks ? scale[b] : 0;
-        zeros[half][u] = b < blocks ? zero[b] : 0;
+        shifts[half][u] = b < blocks ? shift[b] : 0;
       }
   }
 };
 
 // ---- products of quantized activations -------------------------------------------------------------------------
 
-// out[t * stride] += row . x[t], over the units that `x` has from `first` on.
+// out[t * stride] += row . x[t] for kCount tokens, whose units begin at `first`.
 template <class V, int kBits, bool kHalves, int kCount>
-void dot_quantized(const Row<V>& row, int64_t units, int64_t first, const Quantized<V>* x, int64_t stride, float* out) {
-  constexpr int64_t kGroup = V::kLanes / 4, kBytes = 4 * V::kLanes;
+void dot_quantized(const Row<V>& row, int64_t first, const Quantized<V>* x, int64_t stride, float* out) {
+  constexpr int64_t kGroup = V::kLanes / 4;
   typename V::F sum[kCount];
-  for (int t = 0; t < kCount; ++t) sum[t] = V::zero();
-  for (int64_t u = 0; u < units; u += kGroup) {
-    const auto low = V::load_bytes(row.codes + u * kUnit), high = V::load_bytes(row.codes + u * kUnit + kBytes);
+  for (int t = 0; t < kCount; ++t) {
+    sum[t] = V::zero();
+    for (int64_t u = 0; u < row.units; u += V::kLanes)
+      for (int half = 0; half < 2; ++half)
+        sum[t] = V::fma(V::load(row.shifts[kHalves * half] + u), V::load(x[t].sums[half] + first + u), sum[t]);
+  }
+  for (int64_t u = 0; u < row.units; u += kGroup) {
+    typename V::B low, high;
+    V::template order<kBits>(row.template group<kBits>(u), low, high);
     for (int t = 0; t < kCount; ++t) {
       const int8_t* codes = x[t].codes + (first + u) * kUnit;
       const float* scales = x[t].scales + first + u;
-      const auto x_low = V::load_bytes(codes), x_high = V::load_bytes(codes + kBytes);
+      const auto x_low = V::load_bytes(codes), x_high = V::load_bytes(codes + 4 * V::kLanes);
       auto part = V::template dot<kBits>(V::izero(), low, x_low);
       if (kHalves) {
         sum[t] = V::fma(V::to_float(part), V::spread(row.scales[0] + u, scales), sum[t]);
-        part = V::template dot<kBits>(V::izero(), high, x_high);
-      } else {
-        part = V::template dot<kBits>(part, high, x_high);
+        part = V::izero();
       }
+      part = V::template dot<kBits>(part, high, x_high);
       sum[t] = V::fma(V::to_float(part), V::spread(row.scales[kHalves] + u, scales), sum[t]);
     }
   }
-  for (int t = 0; t < kCount; ++t) {
-    typename V::F zero = V::zero();
-    for (int64_t u = 0; u < units; u += V::kLanes)
-      for (int half = 0; half < 2; ++half)
-        zero = V::fma(V::load(row.zeros[kHalves * half] + u), V::load(x[t].sums[half] + first + u), zero);
-    out[t * stride] += V::sum(V::sub(sum[t], zero));
-  }
+  for (int t = 0; t < kCount; ++t) out[t * stride] += V::sum(sum[t]);
+}
+
+// The same for any number of tokens: as many as possible kCount at a time, the rest fewer at a time.
+template <class V, int kBits, bool kHalves, int kCount>
+void dot_tokens(const Row<V>& row, int64_t first, const Quantized<V>* x, int64_t tokens, int64_t stride, float* out) {
+  for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * stride)
+    dot_quantized<V, kBits, kHalves, kCount>(row, first, x, stride, out);
+  if constexpr (kCount > 1) dot_tokens<V, kBits, kHalves, kCount / 2>(row, first, x, tokens, stride, out);
 }
 
 template <class V, int kBits, bool kHalves>
-void dot_tokens(const Row<V>& row, int64_t units, int64_t first, const void* const* x, int64_t tokens, int64_t columns,
-                int64_t stride, float* out) {
-  for (int64_t t = 0; t < tokens; t += kTokens) {
-    const int64_t count = smaller(kTokens, tokens - t);
-    const auto at = [&](int64_t i) { return Quantized<V>(x[smaller(t + i, tokens - 1)], columns); };
-    const Quantized<V> some[kTokens] = {at(0), at(1), at(2), at(3)};
-    float* to = out + t * stride;
-    switch (count) {
-      case 4: dot_quantized<V, kBits, kHalves, 4>(row, units, first, some, stride, to); break;
-      case 3: dot_quantized<V, kBits, kHalves, 3>(row, units, first, some, stride, to); break;
-      case 2: dot_quantized<V, kBits, kHalves, 2>(row, units, first, some, stride, to); break;
-      default: dot_quantized<V, kBits, kHalves, 1>(row, units, first, some, stride, to);
+void multiply_rows(const Matrix& m, int64_t first, int64_t rows, const Quantized<V>* x, int64_t tokens, float* out) {
+  Row<V> row;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t k = 0; k < m.columns; k += kChunk) {
+      row.template load<kBits>(m, first + r, k, smaller(kChunk, m.columns - k));
+      dot_tokens<V, kBits, kHalves, V::kTokens>(row, k / kUnit, x, tokens, rows, out + r);
     }
-  }
 }
 
 template <class V>
 void multiply_quantized(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
                         float* out) {
-  const bool halves = m.block < kUnit;
-  const auto dot = m.bits == 4 ? (halves ? dot_tokens<V, 4, true> : dot_tokens<V, 4, false>)
-                               : (halves ? dot_tokens<V, 8, true> : dot_tokens<V, 8, false>);
   memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
-  Row<V> row;
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t k = 0; k < m.columns; k += kChunk) {
-      const int64_t count = smaller(kChunk, m.columns - k);
-      row.load(m, first + r, k, count);
-      dot(row, (count + kUnit - 1) / kUnit, k / kUnit, x, tokens, m.columns, rows, out + r);
-    }
+  const bool halves = m.block < kUnit;
+  const auto multiply = m.bits == 4 ? (halves ? multiply_rows<V, 4, true> : multiply_rows<V, 4, false>)
+                                    : (halves ? multiply_rows<V, 8, true> : multiply_rows<V, 8, false>);
+  Quantized<V> views[kMaxTokens];
+  for (int64_t t = 0; t < tokens; ++t) views[t] = Quantized<V>(x[t], m.columns);
+  multiply(m, first, rows, views, tokens, out);
 }
 
 // ---- products of float activations -----------------------------------------------------------------------------
@@ -226,13 +229,13 @@ void dequantize(const Matrix& m, int64_t n, int64_t first, int64_t count, float*
       V::store(out + k, m.bfloat ? V::load_bfloat(from + k, count - k) : V::load_half(from + k, count - k));
     return;
   }
-  alignas(64) float scales[kFloatChunk / 16 + V::kLanes], zeros[kFloatChunk / 16 + V::kLanes];
-  load_scales<V>(m, n, first / m.block, count / m.block, 0, scales, zeros);
+  alignas(64) float scales[kFloatChunk / 16 + V::kLanes], shifts[kFloatChunk / 16 + V::kLanes];
+  load_scales<V>(m, n, first / m.block, count / m.block, 0, scales, shifts);
   const uint8_t* from = m.row(n) + first * m.bits / 8;
-  for (int64_t k = 0; k < count; k += V::kLanes) {
-    const auto codes = m.bits == 8 ? V::codes8(from + k, count - k) : V::codes4(from + k / 2, count - k);
-    const int64_t b = k / m.block;
-    V::store(out + k, V::sub(V::mul(codes, V::broadcast(scales[b])), V::broadcast(zeros[b])));
+  for (int64_t b = 0; b * m.block < count; ++b) {
+    const auto scale = V::broadcast(scales[b]), shift = V::broadcast(shifts[b]);
+    for (int64_t k = b * m.block; k < (b + 1) * m.block; k += V::kLanes)
+      V::store(out + k, V::fma(m.bits == 8 ? V::codes8(from + k) : V::codes4(from + k / 2), scale, shift));
   }
 }
 
@@ -252,38 +255,35 @@ void dot_floats(const float (*weights)[kFloatChunk], int64_t count, const float*
     for (int r = 0; r < kR; ++r) out[t * stride + r] += V::sum(sum[r][t]);
 }
 
+template <class V, int kR, int kT>
+void dot_float_tokens(const float (*weights)[kFloatChunk], int64_t count, const float* const* x, int64_t tokens,
+                      int64_t stride, float* out) {
+  for (; tokens >= kT; tokens -= kT, x += kT, out += kT * stride)
+    dot_floats<V, kR, kT>(weights, count, x, stride, out);
+  if constexpr (kT > 1) dot_float_tokens<V, kR, kT / 2>(weights, count, x, tokens, stride, out);
+}
+
 template <class V, int kR>
-void dot_float_tokens(const float (*weights)[kFloatChunk], int64_t first, int64_t count, const void* const* x,
-                      int64_t tokens, int64_t stride, float* out) {
-  for (int64_t t = 0; t < tokens; t += kTokens) {
-    const auto at = [&](int64_t i) { return static_cast<const float*>(x[smaller(t + i, tokens - 1)]) + first; };
-    const float* const some[kTokens] = {at(0), at(1), at(2), at(3)};
-    float* to = out + t * stride;
-    switch (smaller(kTokens, tokens - t)) {
-      case 4: dot_floats<V, kR, 4>(weights, count, some, stride, to); break;
-      case 3: dot_floats<V, kR, 3>(weights, count, some, stride, to); break;
-      case 2: dot_floats<V, kR, 2>(weights, count, some, stride, to); break;
-      default: dot_floats<V, kR, 1>(weights, count, some, stride, to);
+void multiply_float_rows(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
+                         int64_t stride, float* out) {
+  alignas(64) float weights[kR][kFloatChunk];
+  const float* from[kMaxTokens];
+  for (int64_t r = 0; r < rows; r += kR)
+    for (int64_t k = 0; k < m.columns; k += kFloatChunk) {
+      const int64_t count = smaller(kFloatChunk, m.columns - k);
+      for (int i = 0; i < kR; ++i) dequantize<V>(m, first + r + i, k, count, weights[i]);
+      for (int64_t t = 0; t < tokens; ++t) from[t] = static_cast<const float*>(x[t]) + k;
+      dot_float_tokens<V, kR, 4>(weights, count, from, tokens, stride, out + r);
     }
-  }
 }
 
 template <class V>
 void multiply(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens, float* out) {
   memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
-  alignas(64) float weights[kRows][kFloatChunk];
-  for (int64_t r = 0; r < rows; r += kRows) {
-    const int64_t some = smaller(kRows, rows - r);
-    for (int64_t k = 0; k < m.columns; k += kFloatChunk) {
-      const int64_t count = smaller(kFloatChunk, m.columns - k);
-      for (int64_t i = 0; i < some; ++i) dequantize<V>(m, first + r + i, k, count, weights[i]);
-      if (some == kRows)
-        dot_float_tokens<V, kRows>(weights, k, count, x, tokens, rows, out + r);
-      else
-        for (int64_t i = 0; i < some; ++i)
-          dot_float_tokens<V, 1>(weights + i, k, count, x, tokens, rows, out + r + i);
-    }
-  }
+  // Few tokens: memory is the limit, and one row after the other is what the prefetcher follows best.
+  const int64_t blocked = tokens < 4 ? 0 : rows / 4 * 4;
+  multiply_float_rows<V, 4>(m, first, blocked, x, tokens, rows, out);
+  multiply_float_rows<V, 1>(m, first + blocked, rows - blocked, x, tokens, rows, out + blocked);
 }
 
 template <class V>

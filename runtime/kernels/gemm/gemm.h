@@ -32,6 +32,8 @@ struct Matrix {
 // Activations are quantized in units of 32 values: scale = absmax / 127, code = x / scale to the nearest, ties to even.
 constexpr int kUnit = 32;
 
+constexpr int64_t kMaxTokens = 64;  // of one call
+
 struct Kernels {
   const char* name;
 

@@ -5,7 +5,7 @@
 namespace {
 
 struct Portable {
-  static constexpr int kLanes = 16, kOffset8 = 0;
+  static constexpr int kLanes = 16, kOffset8 = 0, kTokens = 4;
   struct F {
     float lane[kLanes];
   };
@@ -37,10 +37,10 @@ struct Portable {
   static F load_bfloat(const uint16_t* p, int64_t count) {
     return lanes([&](int i) { return i < count ? bfloat_to_float(p[i]) : 0; });
   }
-  static F codes4(const uint8_t* p, int64_t count) {
+  static F codes4(const uint8_t* p, int64_t count = kLanes) {
     return lanes([&](int i) { return i < count ? static_cast<float>(p[i / 2] >> (i % 2 * 4) & 15) : 0; });
   }
-  static F codes8(const uint8_t* p, int64_t count) {
+  static F codes8(const uint8_t* p, int64_t count = kLanes) {
     return lanes([&](int i) { return i < count ? static_cast<float>(p[i]) : 0; });
   }
   static void store(float* p, F f) { memcpy(p, f.lane, sizeof f); }
@@ -73,19 +73,28 @@ struct Portable {
   }
   template <int kBits>
   static I dot(I a, B w, B x) {
-    for (int i = 0; i < kLanes; ++i)
-      for (int j = 4 * i; j < 4 * i + 4; ++j) a.lane[i] += w.byte[j] * static_cast<int8_t>(x.byte[j]);
+    for (int unit = 0; unit < kLanes; unit += 4) {  // 16 products; their order within a unit's lanes does not matter
+      int16_t products[16];
+      for (int j = 0; j < 16; ++j)
+        products[j] = static_cast<int16_t>(w.byte[4 * unit + j] * static_cast<int8_t>(x.byte[4 * unit + j]));
+      for (int i = 0; i < 4; ++i)
+        a.lane[unit + i] += products[i] + products[4 + i] + products[8 + i] + products[12 + i];
+    }
     return a;
   }
-  static void order4(const uint8_t* from, uint8_t* to) {
-    for (int unit = 0; unit < kLanes / 4; ++unit)
-      for (int i = 0; i < 32; ++i)
-        to[i / 16 * 4 * kLanes + unit * 16 + i % 16] = from[unit * 16 + i / 2] >> (i % 2 * 4) & 15;
-  }
-  static void order8(const uint8_t* from, uint8_t* to) {
-    for (int unit = 0; unit < kLanes / 4; ++unit)
-      for (int half = 0; half < 2; ++half)
-        memcpy(to + half * 4 * kLanes + unit * 16, from + unit * 32 + half * 16, 16);
+  template <int kBits>
+  static void order(const uint8_t* from, B& low, B& high) {
+    for (int unit = 0; unit < kLanes / 4; ++unit) {
+      uint8_t codes[kUnit];
+      for (int i = 0; i < 16; ++i) {
+        const uint8_t byte = from[unit * 16 + i];
+        codes[2 * i] = byte & 15;
+        codes[2 * i + 1] = byte >> 4;
+      }
+      const uint8_t* ordered = kBits == 4 ? codes : from + unit * kUnit;
+      memcpy(low.byte + unit * 16, ordered, 16);
+      memcpy(high.byte + unit * 16, ordered + 16, 16);
+    }
   }
 };
 
