@@ -20,10 +20,14 @@ app = typer.Typer(
 )
 
 
-def _register() -> None:
-    from edgepress.cli import devices, press, run
+TYPER_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt inside a command
+INTERRUPTED = "interrupted; run the same command again to resume where it can"
 
-    for module in (press, run, devices):
+
+def _register() -> None:
+    from edgepress.cli import devices, inspecting, measure, press, run
+
+    for module in (inspecting, devices, press, run, measure):
         module.register(app)
 
 
@@ -32,13 +36,19 @@ def main(arguments: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
-    _register()
     try:
+        _register()
         app(argv, standalone_mode=True)
     except EdgepressError as error:
         _fail(error, str(error), debug)
+    except SystemExit as stop:
+        if stop.code == TYPER_INTERRUPTED:
+            _fail(stop, INTERRUPTED, debug)
+        raise
     except KeyboardInterrupt as error:
-        _fail(error, "interrupted; run the same command again to resume where it can", debug)
+        _fail(error, INTERRUPTED, debug)
+    except ModuleNotFoundError as error:
+        _fail(error, _missing_message(error), debug)
     except MemoryError as error:
         _fail(error, "out of memory; use a smaller model, fewer or shorter texts, or a machine with more", debug)
     except BrokenPipeError:
@@ -48,6 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(error, _os_message(error), debug)
     except Exception as error:
         _fail(error, f"unexpected {type(error).__name__}: {_first_line(error)}; --debug shows where", debug)
+
+
+def _missing_message(error: ModuleNotFoundError) -> str:
+    extra = "cpu" if error.name == "onnxruntime" else "compress"
+    return f"this command needs the package {error.name}; install it with: pip install 'edgepress[{extra}]'"
 
 
 def _os_message(error: OSError) -> str:

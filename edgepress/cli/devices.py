@@ -1,7 +1,6 @@
 """`devices` (profiles, and a probe of this machine) and `plan` (what a model becomes within a budget)."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,6 @@ from rich.table import Column, Table
 
 from edgepress.architecture import ModelSpec, load_architecture, read_spec
 from edgepress.cli.common import Json, human_bytes, print_json
-from edgepress.cli.inspecting import checkpoint_reader
 from edgepress.devices import Band, Fact, Prediction, Profile, known_profiles, load_profile, plan_for
 from edgepress.devices import probe as measure
 
@@ -82,10 +80,11 @@ def plan(
 
 def _read(model: str) -> tuple[ModelSpec, int]:
     """(spec, bytes of the tokenizer files): the weights need not be there."""
-    reader = checkpoint_reader()
-    folder: Path = reader.resolve_model(model)
-    config = reader.read_config(folder)
-    files = [folder / name for name in reader.TOKENIZER_FILES]
+    from edgepress.checkpoint import TOKENIZER_FILES, read_config, resolve_model
+
+    folder = resolve_model(model)
+    config = read_config(folder)
+    files = [folder / name for name in TOKENIZER_FILES]
     overhead = sum(f.stat().st_size for f in files if f.is_file())
     return read_spec(config, load_architecture(config["model_type"])), overhead
 

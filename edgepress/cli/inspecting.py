@@ -5,15 +5,17 @@ import json
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepress.architecture import ModelSpec, parameters
-from edgepress.bundle import MANIFEST
+from edgepress.architecture import ModelSpec, parameters, roles
+from edgepress.bundle import MANIFEST, open_bundle
 from edgepress.cli.common import Json, human_bytes, print_json
-from edgepress.errors import InputError
+from edgepress.devices.cost import PARTS, active_parameters, role_part
+
+if TYPE_CHECKING:
+    from edgepress.checkpoint import Checkpoint
 
 
 def register(app: typer.Typer) -> None:
@@ -34,25 +36,16 @@ def inspect(
         typer.echo(f"{name:18} {_shown(name, value)}")
 
 
-def checkpoint_reader() -> ModuleType:
-    """edgepress.checkpoint, which an installation that only runs bundles lacks the packages for."""
-    try:
-        return importlib.import_module("edgepress.checkpoint")
-    except ModuleNotFoundError as missing:
-        raise InputError(
-            f"reading a model needs {missing.name}; install it with: pip install 'edgepress[compress]'"
-        ) from None
-
-
 def inspect_model(model: str) -> dict[str, Any]:
     """Facts of a checkpoint: what it is, how many parameters it has, and where its bytes are."""
-    checkpoint = checkpoint_reader().open_checkpoint(model)
-    spec: ModelSpec = checkpoint.spec
-    stored, dtypes = part_bytes(checkpoint)
+    from edgepress.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model)
+    stored = part_bytes(checkpoint)
     return {
         "model": str(checkpoint.path),
-        **architecture_facts(spec),
-        "dtypes": dtypes,
+        **architecture_facts(checkpoint.spec),
+        "dtypes": checkpoint.dtypes,
         "size_bytes": sum(stored.values()),
         "bytes_per_part": stored,
         "tokenizer": (checkpoint.path / "tokenizer.json").is_file(),
@@ -62,8 +55,6 @@ def inspect_model(model: str) -> dict[str, Any]:
 
 def architecture_facts(spec: ModelSpec) -> dict[str, Any]:
     """What config.json says, in the field's words."""
-    from edgepress.devices.cost import active_parameters
-
     a, x = spec.attention, spec.experts
     facts: dict[str, Any] = {
         "model_type": spec.model_type,
@@ -88,16 +79,13 @@ def architecture_facts(spec: ModelSpec) -> dict[str, Any]:
     return facts
 
 
-def part_bytes(checkpoint: Any) -> tuple[dict[str, int], list[str]]:
-    """(part -> bytes in the checkpoint, the dtypes that its tensors are stored in)."""
-    from edgepress.architecture import roles
-    from edgepress.devices.cost import PARTS, role_part
-
+def part_bytes(checkpoint: "Checkpoint") -> dict[str, int]:
+    """part -> bytes in the checkpoint."""
     stored = dict.fromkeys(PARTS, 0)
     for role, _ in roles(checkpoint.spec):
         name = role.split(".", 2)[2] if role.startswith("layers.") else role
         stored[role_part(name)] += checkpoint.bytes_of(role)
-    return stored, checkpoint.dtypes
+    return stored
 
 
 def task_of(config: dict[str, Any]) -> str | None:
@@ -109,14 +97,12 @@ def task_of(config: dict[str, Any]) -> str | None:
             model_class = getattr(transformers, (config.get("architectures") or [""])[0])
             task: str = manager.infer_task_from_model(model_class)
             return task
-    except (ImportError, AttributeError, ValueError, KeyError):
+    except (ImportError, AttributeError, ValueError, KeyError, TypeError):
         return None
 
 
 def inspect_bundle(path: Path) -> dict[str, Any]:
     """Facts of a bundle, from its checked manifest."""
-    from edgepress.bundle import open_bundle
-
     manifest = open_bundle(path).manifest.to_dict()
     plan = manifest.pop("plan")
     kept = {layer: len(experts) for layer, experts in plan.get("experts", {}).items()}

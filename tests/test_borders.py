@@ -1,0 +1,98 @@
+"""Who may import whom, and what an edge device needs: read from the source, and tried with the heavy packages gone."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("compress", "export", "runtime", "devices")
+# Along the flow: export presses on the way; nothing else reaches into a sibling.
+ALLOWED = {"compress": set(), "export": {"compress"}, "runtime": set(), "devices": set(), "edgepress": set()}
+HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir", "transformers", "safetensors", "scipy", "ml_dtypes", "optimum",
+         "huggingface_hub", "matplotlib")  # fmt: skip
+NEEDS_COMPRESS = {"edgepress.checkpoint"}
+MOST_LINES = 400
+
+SOURCES = sorted(p for top in ("edgepress", *PARTS) for p in (ROOT / top).rglob("*.py"))
+
+BLOCKED_IMPORT = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {heavy!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Blocker())
+{code}
+"""
+
+
+def source_id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def run_without_heavy_packages(code: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    script = BLOCKED_IMPORT.format(heavy=HEAVY, code=code)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "cli" not in p.parts], ids=source_id)
+def test_parts_import_each_other_only_along_the_flow(path: Path) -> None:
+    own = path.relative_to(ROOT).parts[0]
+    reached = {name.split(".")[1] for name in imports(path) if name.startswith("edgepress.")} & set(PARTS)
+    assert reached <= ALLOWED[own] | {own}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=source_id)
+def test_parts_are_imported_by_their_full_name(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & set(PARTS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=source_id)
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    prefix = () if parts[0] == "edgepress" else ("edgepress",)
+    return ".".join((*prefix, *parts)).removesuffix(".__init__")
+
+
+def test_edge_modules_import_without_the_heavy_packages(tmp_path: Path) -> None:
+    edge = [p for p in SOURCES if p.relative_to(ROOT).parts[0] not in ("compress", "export")]
+    modules = sorted({module_name(p) for p in edge} - NEEDS_COMPRESS)
+    code = "import importlib\n" + "\n".join(f"importlib.import_module({m!r})" for m in modules)
+    result = run_without_heavy_packages(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_devices_are_listed_without_the_heavy_packages(tmp_path: Path) -> None:
+    code = "from edgepress.cli import main; main(['devices', 'list'])"
+    result = run_without_heavy_packages(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "raspberry-pi-5" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan"])
+def test_reading_a_model_without_the_heavy_packages_says_what_to_install(command: str, tmp_path: Path) -> None:
+    sample = ROOT / "samples" / "tiny-qwen3-moe"
+    code = f"from edgepress.cli import main; main([{command!r}, {str(sample)!r}])"
+    result = run_without_heavy_packages(code, tmp_path)
+    assert result.returncode == 1
+    assert "edgepress[compress]" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

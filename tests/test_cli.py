@@ -1,0 +1,175 @@
+"""The contract of every command: exit codes, one-line errors, JSON and nothing else on stdout."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SAMPLE = Path(__file__).parents[1] / "samples" / "tiny-qwen3-moe"
+MAIN = "from edgepress.cli import main; main()"
+Edgepress = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def edgepress(tmp_path: Path) -> Edgepress:
+    """Run the command in an empty folder, without a network."""
+
+    def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", MAIN, *map(str, arguments)]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environment)
+
+    return run
+
+
+def assert_one_line_error(result: "subprocess.CompletedProcess[str]", *mentions: str) -> None:
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    for mention in mentions:
+        assert mention in result.stderr
+
+
+def test_help_lists_the_commands(edgepress: Edgepress) -> None:
+    result = edgepress("--help")
+    assert result.returncode == 0
+    for command in ("inspect", "plan", "compress", "export", "run", "bench", "compare", "devices"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["inspect"],
+        ["inspect", SAMPLE, "--nonsense"],
+        ["plan", SAMPLE, "--context", "many"],
+        ["plan", SAMPLE, "--context", "0"],
+        ["plan", SAMPLE, "--min-speed", "0"],
+        ["devices", "show"],
+    ],
+)
+def test_bad_usage_exits_with_2(edgepress: Edgepress, arguments: list[str]) -> None:
+    result = edgepress(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mention"),
+    [
+        (["inspect", "no-such-folder"], "no-such-folder"),
+        (["inspect", "owner/no-such-model"], "owner/no-such-model"),
+        (["inspect", SAMPLE / "config.json"], "config.json"),
+        (["plan", SAMPLE, "--max-size", "5 bananas"], "bananas"),
+        (["plan", SAMPLE, "--max-size", "1MB"], "more than the 1000000 allowed"),
+        (["plan", SAMPLE, "--device", "raspberry-pie"], "raspberry-pi-5"),
+        (["plan", SAMPLE, "--min-speed", "10"], "--device"),
+        (["plan", SAMPLE, "--device", "raspberry-pi-5", "--min-speed", "1e9"], "bytes"),
+        (["plan", SAMPLE, "--context", "99999"], "512"),
+        (["devices", "show", "abacus"], "abacus"),
+    ],
+)
+def test_a_failure_exits_with_1_and_one_line(edgepress: Edgepress, arguments: list[str], mention: str) -> None:
+    assert_one_line_error(edgepress(*arguments), mention)
+
+
+def test_a_damaged_model_is_one_line(edgepress: Edgepress, tmp_path: Path) -> None:
+    folder = shutil.copytree(SAMPLE, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    assert_one_line_error(edgepress("inspect", folder), "model.safetensors")
+
+
+def test_an_unreadable_folder_is_one_line(edgepress: Edgepress, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").mkdir()
+    assert_one_line_error(edgepress("inspect", tmp_path / "model"), "config.json")
+
+
+def test_debug_shows_where(edgepress: Edgepress) -> None:
+    result = edgepress("inspect", "no-such-folder", "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "InputError" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", SAMPLE],
+        ["plan", SAMPLE],
+        ["plan", SAMPLE, "--device", "raspberry-pi-5", "--max-size", "20MB", "--min-speed", "10"],
+        ["devices", "list"],
+        ["devices", "show", "h200-sxm"],
+        ["devices", "probe"],
+    ],
+)
+def test_json_is_all_of_stdout(edgepress: Edgepress, arguments: list[str]) -> None:
+    result = edgepress(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    assert isinstance(json.loads(result.stdout), dict | list)
+
+
+def test_inspect_counts_the_sample_as_its_card_does(edgepress: Edgepress) -> None:
+    facts = json.loads(edgepress("inspect", SAMPLE, "--json").stdout)
+    assert (facts["model_type"], facts["parameters"], facts["active_parameters"]) == (
+        "qwen3_moe",
+        12_742_656,
+        4_485_120,
+    )
+    assert facts["experts"] == {
+        "count": 16, "per_token": 2, "intermediate_size": 128, "layers": 6, "score": "softmax",
+        "shared_intermediate_size": 0,
+    }  # fmt: skip
+    assert facts["tokenizer"] is True
+    assert facts["size_bytes"] == sum(facts["bytes_per_part"].values()) == 2 * 12_742_656
+
+
+def test_inspect_says_whether_there_is_a_tokenizer(edgepress: Edgepress, tmp_path: Path) -> None:
+    folder = shutil.copytree(SAMPLE, tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    assert json.loads(edgepress("inspect", folder, "--json").stdout)["tokenizer"] is False
+
+
+def test_plan_says_what_binds(edgepress: Edgepress) -> None:
+    facts = json.loads(edgepress("plan", SAMPLE, "--max-size", "20MB", "--json").stdout)
+    assert (facts["width"], facts["binding"], facts["budget_bytes"]) == ("8", "max_size", 20_000_000)
+    assert facts["size_bytes"] <= 20_000_000
+
+
+def test_plan_needs_no_weights(edgepress: Edgepress, tmp_path: Path) -> None:
+    folder = shutil.copytree(SAMPLE, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert edgepress("plan", folder).returncode == 0
+
+
+def test_people_read_the_same_plan(edgepress: Edgepress) -> None:
+    result = edgepress("plan", SAMPLE, "--device", "raspberry-pi-5", "--max-size", "10MB")
+    assert result.returncode == 0
+    for text in ("4 bits everywhere", "tokens/s", "max_size", "16 bits everywhere take"):
+        assert text in result.stdout
+
+
+def test_a_reader_that_stops_early_is_no_failure_to_explain(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAIN, "devices", "list", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_an_interruption_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "import edgepress.cli.devices as devices\n"
+        "devices.measure = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "from edgepress.cli import main; main(['devices', 'probe'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert_one_line_error(result, "interrupted")
