@@ -1,7 +1,8 @@
 """Opens models on ONNX Runtime's execution providers. The one module that imports onnxruntime."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 from typing import Any
 
@@ -52,7 +53,8 @@ def open_model(bundle: Bundle, provider: str, *, threads: int | None, native: bo
     A cuda bundle runs its function bodies on either provider, for the library has no float16 kernels.
 
     Raises:
-        RuntimeFailure: the model cannot be loaded, or the provider fell back to the CPU.
+        InputError: threads below 1.
+        RuntimeFailure: the model or the native library cannot be loaded, or the provider fell back to the CPU.
     """
     ort = onnxruntime()
     if threads is not None and threads < 1:
@@ -61,12 +63,15 @@ def open_model(bundle: Bundle, provider: str, *, threads: int | None, native: bo
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = threads or 0
     if native and provider == "cpu" and bundle.manifest.provider == "cpu":
-        with failures(f"cannot load {(library := find_library())}"):
+        library = find_library()
+        with failures(f"cannot load {library}"):
             options.register_custom_ops_library(str(library))
     if provider == "cuda":
-        ort.preload_dlls()
-    with failures(f"cannot load {bundle.model}"):
-        session = ort.InferenceSession(str(bundle.model), options, providers=[_NAMES[provider]])
+        with redirect_stdout(sys.stderr):  # it prints what it does not find
+            ort.preload_dlls()
+    hint = "" if provider == "cpu" else " on the GPU (check the NVIDIA driver, or choose --provider cpu)"
+    with failures(f"cannot load {bundle.model}{hint}"):
+        session = ort.InferenceSession(str(bundle.model), options, providers=[_NAMES[provider]], enable_fallback=0)
     if _NAMES[provider] not in session.get_providers():
         raise RuntimeFailure(
             "the CUDA provider could not start and onnxruntime fell back to the CPU; check the NVIDIA driver and the "

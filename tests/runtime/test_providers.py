@@ -20,8 +20,8 @@ from tests.runtime.tiny_bundle import tiny_model, write_bundle
 class FakeSession:
     """What onnxruntime-gpu gives: a session that may have fallen back to the CPU."""
 
-    def __init__(self, path: str, options: "FakeOptions", providers: list[str]) -> None:
-        self.options, self.requested = options, providers
+    def __init__(self, path: str, options: "FakeOptions", *, providers: list[str], enable_fallback: int) -> None:
+        self.requested, self.enable_fallback = providers, enable_fallback
 
     def get_providers(self) -> list[str]:
         return self.granted
@@ -36,7 +36,7 @@ def fake_onnxruntime(monkeypatch: pytest.MonkeyPatch, granted: list[str]) -> Non
     session = type("Granted", (FakeSession,), {"granted": granted})
     module = SimpleNamespace(
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-        SessionOptions=FakeOptions, InferenceSession=session, preload_dlls=lambda: None,
+        SessionOptions=FakeOptions, InferenceSession=session, preload_dlls=lambda: print("no CUDA libraries here"),
     )  # fmt: skip
     monkeypatch.setattr(providers, "onnxruntime", lambda: module)
 
@@ -55,7 +55,15 @@ def test_falling_back_from_cuda_to_the_cpu_is_a_failure(cuda_bundle: Path, monke
 def test_a_cuda_session_never_gets_the_cpu_library(cuda_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_onnxruntime(monkeypatch, granted=["CUDAExecutionProvider", "CPUExecutionProvider"])
     session = providers.open_model(open_bundle(cuda_bundle), "cuda", threads=None, native=True)
-    assert session.requested == ["CUDAExecutionProvider"]
+    assert (session.requested, session.enable_fallback) == (["CUDAExecutionProvider"], 0)
+
+
+def test_what_onnxruntime_prints_about_cuda_stays_off_stdout(
+    cuda_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_onnxruntime(monkeypatch, granted=["CUDAExecutionProvider"])
+    providers.open_model(open_bundle(cuda_bundle), "cuda", threads=None, native=True)
+    assert capsys.readouterr() == ("", "no CUDA libraries here\n")
 
 
 def test_without_onnxruntime_the_package_to_install_is_named(
