@@ -56,7 +56,9 @@ class Session:
             InputError: an argument makes no sense.
         """
         start = perf_counter()
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify=verify)
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        if verify:
+            opened = open_bundle(opened.path, verify=True)
         self.manifest = opened.manifest
         self.vocab_size, self.context = self.manifest.vocab_size, self.manifest.context
         self.max_length = self.context if max_length is None else max_length

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from edgepress.bundle import DATA, open_bundle
 from edgepress.errors import BundleError, InputError, RuntimeFailure
 from edgepress.runtime.session import Session
 from tests.runtime.tiny_bundle import tiny_model, write_bundle
@@ -150,6 +152,16 @@ def test_impossible_texts_are_refused(tiny_bundle: Path, ids: list) -> None:
 def test_impossible_options_are_refused(tiny_bundle: Path, options: dict[str, int]) -> None:
     with pytest.raises(InputError):
         Session(tiny_bundle, **({"native": False} | options))
+
+
+@pytest.mark.parametrize("given", [Path, open_bundle])
+def test_hashes_are_verified_however_the_bundle_is_given(tmp_path: Path, given: Callable[[Path], object]) -> None:
+    folder = write_bundle(tmp_path / "b")
+    data = bytearray((folder / DATA).read_bytes())
+    data[5] ^= 1
+    (folder / DATA).write_bytes(data)
+    with pytest.raises(BundleError, match="sha256"):
+        Session(given(folder), native=False, verify=True)
 
 
 def test_an_unknown_provider_is_refused(tiny_bundle: Path) -> None:
