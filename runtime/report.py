@@ -1,12 +1,12 @@
 """A comparison as files: JSON with everything, a picture of bytes against divergence, and a page that holds both."""
 
 import json
-import os
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jinja2 import Environment
@@ -47,28 +47,31 @@ def check_output(folder: Path) -> None:
 
 
 def write_report(comparison: Comparison, folder: Path, *, overwrite: bool = False) -> None:
-    """Write comparison.json, comparison.png and comparison.html; each appears whole or not at all.
+    """Write comparison.json, comparison.png and comparison.html; they appear when all of them are whole.
 
     Raises:
         InputError: a file exists and `overwrite` is not set.
         RuntimeFailure: matplotlib is missing.
+        OSError: the folder cannot be written, or the disk is full.
     """
     if not overwrite:
         check_output(folder)
     picture = draw(comparison)
+    text = json.dumps(comparison.to_dict(), indent=1)
+    contents = {JSON: text.encode(), PNG: picture, HTML: page(comparison, picture).encode()}
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / JSON, json.dumps(comparison.to_dict(), indent=1).encode())
-    _write(folder / PNG, picture)
-    _write(folder / HTML, page(comparison, picture).encode())
+    with TemporaryDirectory(dir=folder, prefix=".comparison-") as temporary:
+        for name, data in contents.items():
+            _write(Path(temporary) / name, data)
+        for name in contents:
+            (Path(temporary) / name).replace(folder / name)
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.write_bytes(data)
+    except OSError as error:  # a write names no file
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
 
 
 def page(comparison: Comparison, picture: bytes) -> str:

@@ -110,12 +110,12 @@ def compare(
             reference_name=reference,
             track=track,
         )
-    if output:
-        write_report(comparison, output, overwrite=force)
     if json:
         print_json(comparison.to_dict())
     else:
         print_comparison(comparison)
+    if output:
+        write_report(comparison, output, overwrite=force)
 
 
 def _open_reference(reference: str, bundle: Path, threads: int | None, verify: bool) -> "LogitsSource":

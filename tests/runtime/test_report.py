@@ -1,5 +1,6 @@
 """Files of a comparison: whole, self-contained, escaped, and never written over by accident."""
 
+import errno
 import json
 import re
 import sys
@@ -85,11 +86,19 @@ def test_existing_files_are_replaced_when_asked_to(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "comparison.json").read_text())["rows"][0]["name"] == "a"
 
 
-def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
-    (tmp_path / "comparison.json").mkdir()
-    with pytest.raises(OSError, match=r"comparison\.json"):
-        write_report(comparison(row("a")), tmp_path, overwrite=True)
-    assert [f.name for f in tmp_path.iterdir()] == ["comparison.json"]
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.suffix == ".html":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_report(comparison(row("a")), tmp_path)
+    assert str(caught.value.filename).endswith("comparison.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
