@@ -4,7 +4,7 @@ Every number follows from the ModelSpec and the Plan through edgepress.layout: t
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from math import ceil, prod
 from typing import Any
@@ -17,6 +17,7 @@ from edgepress.plan import Plan
 
 PARTS = ("embedding", "attention", "ffn", "experts", "shared", "router", "norms", "head")
 UBATCH = 512  # tokens of one prefill chunk
+CACHE_LINE = 64
 
 # Fitted on public decode runs (slow end, fast end): the share of the peak bandwidth reached, and seconds per layer.
 ETA = (0.66, 0.80)
@@ -99,14 +100,22 @@ def role_part(name: str) -> str:
     return "norms" if name.endswith("norm") else "attention"
 
 
-def data_file_bytes(tensors: list[Stored]) -> int:
-    """Size of the bundle's data file: tensors of 64 KiB or more start on a 64 KiB boundary."""
-    size = 0
+def data_file_bytes(tensors: Iterable[Stored]) -> int:
+    """Size of the bundle's data file: tensors of 64 KiB or more on 64 KiB boundaries, smaller ones in the gaps."""
+    end = gaps = small = 0
     for tensor in tensors:
         if tensor.nbytes >= ALIGNMENT:
-            size = ceil(size / ALIGNMENT) * ALIGNMENT
-        size += tensor.nbytes
-    return size
+            start = ceil(end / ALIGNMENT) * ALIGNMENT
+            gaps += start - end
+            end = start + tensor.nbytes
+        else:
+            small += ceil(tensor.nbytes / CACHE_LINE) * CACHE_LINE
+    return end + max(0, small - gaps)
+
+
+def graph_bytes(spec: ModelSpec) -> int:
+    """Upper bound of the size of model.onnx, which grows with the layers; fitted on exported bundles."""
+    return (64 + 24 * spec.layers) * 1024
 
 
 def kv_bytes_per_token(spec: ModelSpec, provider: str = "cpu") -> int:

@@ -13,6 +13,7 @@ from edgepress.devices.cost import (
     bandwidth_band,
     cost_of,
     decode_band,
+    graph_bytes,
     kv_bytes_per_token,
     prefill_band,
 )
@@ -32,7 +33,7 @@ class Prediction:
     Attributes:
         width: format of every matrix: 16, 8 or 4.
         context: tokens that the KV cache holds, and at which the speeds are estimated.
-        size_bytes: of the bundle: data file, tokenizer and other files.
+        size_bytes: of the bundle: data file, graph, tokenizer.
         memory: bytes while it runs: weights, kv, arena, reserve.
         budget_bytes: what the bundle may take, for the compress stage; None where nothing limits it.
         binding: what forbids the next wider format: memory, max_size, min_speed; "" at 16 bits.
@@ -60,7 +61,7 @@ def plan_for(spec: ModelSpec, *, device: Profile | None = None, max_size: int | 
     """The widest uniform plan within every limit.
 
     Args:
-        max_size: bytes of the whole bundle. overhead: those of its files besides the weights.
+        max_size: bytes of the whole bundle. overhead: those of its tokenizer and other small files.
         min_speed: tokens/s that the low end of the decode band must reach.
         context: tokens that the KV cache is sized for; the model's own by default, at most 4096.
 
@@ -104,7 +105,8 @@ def _predict(spec: ModelSpec, width: str, device: Profile | None, context: int, 
     memory = {"weights": cost.data_bytes, **_beside_weights(spec, device, context)}
     decode = decode_band(spec, cost, device, context) if device else None
     prefill = prefill_band(spec, cost, device, context) if device else None
-    return Prediction(width, context, cost.data_bytes + overhead, memory, None, "", decode, prefill, cost, [])
+    size = cost.data_bytes + graph_bytes(spec) + overhead
+    return Prediction(width, context, size, memory, None, "", decode, prefill, cost, [])
 
 
 def _beside_weights(spec: ModelSpec, device: Profile | None, context: int) -> dict[str, int]:

@@ -87,10 +87,10 @@ def test_kv_cache_of_latent_attention_is_that_of_the_paper() -> None:
     assert cost_of(spec, uniform_plan(spec, "16"), "cuda").kv_bytes_per_token == 2 * (512 + 64) * 2
 
 
-def test_large_tensors_start_on_64_kib() -> None:
-    small, large = Stored("s", "uint8", (100,)), Stored("l", "uint8", (65536,))
-    assert data_file_bytes([small, large, small]) == 65536 + 65536 + 100
-    assert data_file_bytes([small, small]) == 200
+def test_large_tensors_start_on_64_kib_and_small_ones_fill_the_gaps() -> None:
+    small, large = Stored("s", "uint8", (100,)), Stored("l", "uint8", (65537,))
+    assert data_file_bytes([large, small, large]) == 2 * 65536 + 65537
+    assert data_file_bytes([small, small]) == 2 * 128
 
 
 def test_decode_follows_the_two_term_model() -> None:

@@ -1,14 +1,21 @@
 """The planner keeps within every limit, names the one that binds, and refuses with the deficit."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.devices import Fact, Profile, load_profile, plan_for, weight_budget
+from edgepress.checkpoint import open_checkpoint
+from edgepress.compress.packer import Packer
+from edgepress.devices import Fact, Profile, cost_of, load_profile, plan_for, weight_budget
+from edgepress.devices.cost import graph_bytes
 from edgepress.errors import PlanError
+from edgepress.export import export
+from edgepress.plan import uniform_plan
 from tests.devices.models import QWEN3_30B_A3B, SAMPLE, spec_of
 
 SPEC = spec_of(SAMPLE)
@@ -125,3 +132,16 @@ def test_a_speed_without_a_known_bandwidth_is_refused(figures: dict[str, float] 
 def test_an_impossible_context_is_refused(context: int) -> None:
     with pytest.raises(PlanError, match="1 to 512"):
         plan_for(SPEC, context=context)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "llama"])
+@pytest.mark.parametrize("width", ["16", "4"])
+def test_the_predicted_size_is_that_of_the_exported_bundle(
+    model_type: str, width: str, tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(tiny(model_type))
+    plan = uniform_plan(checkpoint.spec, width)
+    manifest = export(Packer(checkpoint, plan), tmp_path / "bundle")
+    data, graph = (manifest.files[name]["size"] for name in ("model.onnx.data", "model.onnx"))
+    assert cost_of(checkpoint.spec, plan).data_bytes == pytest.approx(data, rel=0.01)
+    assert graph <= graph_bytes(checkpoint.spec)
