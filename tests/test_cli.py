@@ -1,33 +1,53 @@
 """The contract of every command: exit codes, one-line errors, JSON and nothing else on stdout."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from edgepress.cli import main
+
 SAMPLE = Path(__file__).parents[1] / "samples" / "tiny-qwen3-moe"
 MAIN = "from edgepress.cli import main; main()"
-Edgepress = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(frozen=True)
+class Result:
+    returncode: int | str | None
+    stdout: str
+    stderr: str
+
+
+Edgepress = Callable[..., Result]
 
 
 @pytest.fixture
-def edgepress(tmp_path: Path) -> Edgepress:
+def edgepress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Edgepress:
     """Run the command in an empty folder, without a network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
-    def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-c", MAIN, *map(str, arguments)]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environment)
+    def run(*arguments: str | Path) -> Result:
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        return Result(stop.value.code, *capsys.readouterr())
 
     return run
 
 
-def assert_one_line_error(result: "subprocess.CompletedProcess[str]", *mentions: str) -> None:
+def in_a_process(code: str, cwd: Path, *arguments: str) -> Result:
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def assert_one_line_error(result: Result, *mentions: str) -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
@@ -93,8 +113,12 @@ def test_an_unreadable_folder_is_one_line(edgepress: Edgepress, tmp_path: Path) 
     assert_one_line_error(edgepress("inspect", tmp_path / "model"), "config.json")
 
 
-def test_debug_shows_where(edgepress: Edgepress) -> None:
-    result = edgepress("inspect", "no-such-folder", "--debug")
+def test_a_process_ends_with_the_same_line(tmp_path: Path) -> None:
+    assert_one_line_error(in_a_process(MAIN, tmp_path, "inspect", "no-such-folder"), "no-such-folder")
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    result = in_a_process(MAIN, tmp_path, "inspect", "no-such-folder", "--debug")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert "InputError" in result.stderr
@@ -171,5 +195,4 @@ def test_an_interruption_is_one_line(tmp_path: Path) -> None:
         "devices.measure = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
         "from edgepress.cli import main; main(['devices', 'probe'])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert_one_line_error(result, "interrupted")
+    assert_one_line_error(in_a_process(code, tmp_path), "interrupted")

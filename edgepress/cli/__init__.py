@@ -25,9 +25,9 @@ INTERRUPTED = "interrupted; run the same command again to resume where it can"
 
 
 def _register() -> None:
-    from edgepress.cli import devices, inspecting, measure, press, run
+    from edgepress.cli import demo, devices, inspecting, measure, press, run
 
-    for module in (inspecting, devices, press, run, measure):
+    for module in (demo, inspecting, devices, press, run, measure):
         module.register(app)
 
 
