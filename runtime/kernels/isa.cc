@@ -54,6 +54,7 @@ const Variant kVariants[] = {
     {avx2::kernels, has_avx2},
 #endif
     {portable::kernels, always},
+    {portable16::kernels, always},
     {reference::kernels, always},
 };
 

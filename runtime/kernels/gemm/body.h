@@ -220,23 +220,28 @@ void multiply_quantized(const Matrix& m, int64_t first, int64_t rows, const void
 
 // ---- products of float activations -----------------------------------------------------------------------------
 
+template <class V, int kBits>
+void dequantize_codes(const uint8_t* from, const float* scales, const float* shifts, int64_t blocks, int64_t block,
+                      float* out) {
+  for (int64_t b = 0; b < blocks; ++b) {
+    const auto scale = V::broadcast(scales[b]), shift = V::broadcast(shifts[b]);
+    for (const float* end = out + block; out < end; out += V::kLanes, from += V::kLanes * kBits / 8)
+      V::store(out, V::fma(kBits == 8 ? V::codes8(from) : V::codes4(from), scale, shift));
+  }
+}
+
 // The float values of `count` weights of row n from column `first` on, with zeros up to a full vector.
 template <class V>
 void dequantize(const Matrix& m, int64_t n, int64_t first, int64_t count, float* out) {
-  if (!m.quantized()) {
-    const uint16_t* from = reinterpret_cast<const uint16_t*>(m.row(n)) + first;
-    for (int64_t k = 0; k < count; k += V::kLanes)
-      V::store(out + k, m.bfloat ? V::load_bfloat(from + k, count - k) : V::load_half(from + k, count - k));
-    return;
+  if (m.quantized()) {
+    alignas(64) float scales[kFloatChunk / 16 + V::kLanes], shifts[kFloatChunk / 16 + V::kLanes];
+    load_scales<V>(m, n, first / m.block, count / m.block, 0, scales, shifts);
+    const auto dequantize = m.bits == 4 ? dequantize_codes<V, 4> : dequantize_codes<V, 8>;
+    return dequantize(m.row(n) + first * m.bits / 8, scales, shifts, count / m.block, m.block, out);
   }
-  alignas(64) float scales[kFloatChunk / 16 + V::kLanes], shifts[kFloatChunk / 16 + V::kLanes];
-  load_scales<V>(m, n, first / m.block, count / m.block, 0, scales, shifts);
-  const uint8_t* from = m.row(n) + first * m.bits / 8;
-  for (int64_t b = 0; b * m.block < count; ++b) {
-    const auto scale = V::broadcast(scales[b]), shift = V::broadcast(shifts[b]);
-    for (int64_t k = b * m.block; k < (b + 1) * m.block; k += V::kLanes)
-      V::store(out + k, V::fma(m.bits == 8 ? V::codes8(from + k) : V::codes4(from + k / 2), scale, shift));
-  }
+  const uint16_t* from = reinterpret_cast<const uint16_t*>(m.row(n)) + first;
+  for (int64_t k = 0; k < count; k += V::kLanes)
+    V::store(out + k, m.bfloat ? V::load_bfloat(from + k, count - k) : V::load_half(from + k, count - k));
 }
 
 // out[t * stride + r] += weights[r] . x[t]

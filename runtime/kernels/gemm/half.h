@@ -21,11 +21,11 @@ inline uint32_t float_to_bits(float value) {
 inline float bfloat_to_float(uint16_t b) { return bits_to_float(static_cast<uint32_t>(b) << 16); }
 
 inline float half_to_float(uint16_t h) {
-  const uint32_t sign = (h & 0x8000u) << 16, magnitude = h & 0x7fffu;
-  if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // inf, NaN
-  // Shifted into place, the exponent is too small by 112; the product also normalises subnormal numbers.
-  const float value = bits_to_float(magnitude << 13) * 5.192296858534828e33f;  // 2^112
-  return bits_to_float(sign | float_to_bits(value));
+  const uint32_t sign = (h & 0x8000u) << 16, magnitude = (h & 0x7fffu) << 13;
+  // The exponent is too small by 112; a product by 2^112 also normalises subnormal numbers.
+  const uint32_t finite = float_to_bits(bits_to_float(magnitude) * 5.192296858534828e33f);
+  const uint32_t special = magnitude | 0x7f800000u;  // infinity or NaN
+  return bits_to_float(sign | (magnitude < 0x7c00u << 13 ? finite : special));
 }
 
 }  // namespace

@@ -1,103 +1,122 @@
-// Plain C++ with the lanes of AVX-512, in loops that a compiler vectorizes for any instruction set.
+// Vectors of GCC and Clang, which they translate for any instruction set.
 #include "body.h"
 #include "variants.h"
 
 namespace {
 
+template <class T, int kCount>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kCount * sizeof(T))));
+};
+template <class T, int kCount>
+using Vector = typename VectorOf<T, kCount>::type;
+
+template <int kLaneCount>
 struct Portable {
-  static constexpr int kLanes = 16, kOffset8 = 0, kTokens = 4;
-  struct F {
-    float lane[kLanes];
-  };
-  struct I {
-    int32_t lane[kLanes];
-  };
-  struct B {
-    uint8_t byte[4 * kLanes];
-  };
+  static constexpr int kLanes = kLaneCount, kOffset8 = 0, kTokens = 4;
+  using F = Vector<float, kLanes>;
+  using I = Vector<int32_t, kLanes>;
+  using U = Vector<uint32_t, kLanes>;
+  using B = Vector<uint8_t, 4 * kLanes>;
 
-  template <class Value>
-  static F lanes(Value value) {
-    F f;
-    for (int i = 0; i < kLanes; ++i) f.lane[i] = value(i);
-    return f;
+  // The first `count` values of p, and zeros.
+  template <class T>
+  static Vector<T, kLanes> first(const T* p, int64_t count) {
+    Vector<T, kLanes> v = {};
+    if (count >= kLanes)
+      memcpy(&v, p, sizeof v);
+    else
+      memcpy(&v, p, static_cast<size_t>(count) * sizeof(T));
+    return v;
   }
+  static F floats(U bits) { return (F)bits; }
+  static U bits(F floats) { return (U)floats; }
 
-  static F broadcast(float value) {
-    return lanes([&](int) { return value; });
-  }
-  static F zero() { return broadcast(0); }
-  static I izero() { return {}; }
-  static F load(const float* p, int64_t count = kLanes) {
-    return lanes([&](int i) { return i < count ? p[i] : 0; });
-  }
-  static F load_half(const uint16_t* p, int64_t count) {
-    return lanes([&](int i) { return i < count ? half_to_float(p[i]) : 0; });
+  static F broadcast(float value) { return F{} + value; }
+  static F zero() { return F{}; }
+  static I izero() { return I{}; }
+  static F load(const float* p, int64_t count = kLanes) { return first(p, count); }
+  static F load_half(const uint16_t* p, int64_t count) {  // half_to_float on vectors
+    const U half = __builtin_convertvector(first(p, count), U);
+    const U magnitude = (half & 0x7fff) << 13;
+    const U finite = bits(floats(magnitude) * 5.192296858534828e33f);
+    return floats((half & 0x8000) << 16 | (magnitude < 0x7c00u << 13 ? finite : magnitude | 0x7f800000));
   }
   static F load_bfloat(const uint16_t* p, int64_t count) {
-    return lanes([&](int i) { return i < count ? bfloat_to_float(p[i]) : 0; });
+    return floats(__builtin_convertvector(first(p, count), U) << 16);
   }
   static F codes4(const uint8_t* p, int64_t count = kLanes) {
-    return lanes([&](int i) { return i < count ? static_cast<float>(p[i / 2] >> (i % 2 * 4) & 15) : 0; });
+    uint8_t codes[kLanes];
+    for (int i = 0; i < kLanes; ++i) codes[i] = i < count ? p[i / 2] >> (i % 2 * 4) & 15 : 0;
+    return codes8(codes);
   }
   static F codes8(const uint8_t* p, int64_t count = kLanes) {
-    return lanes([&](int i) { return i < count ? static_cast<float>(p[i]) : 0; });
+    return __builtin_convertvector(__builtin_convertvector(first(p, count), I), F);
   }
-  static void store(float* p, F f) { memcpy(p, f.lane, sizeof f); }
+  static void store(float* p, F f) { memcpy(p, &f, sizeof f); }
 
-  static F mul(F a, F b) {
-    return lanes([&](int i) { return a.lane[i] * b.lane[i]; });
-  }
-  static F sub(F a, F b) {
-    return lanes([&](int i) { return a.lane[i] - b.lane[i]; });
-  }
-  static F fma(F a, F b, F c) {
-    return lanes([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
-  }
-  static F to_float(I a) {
-    return lanes([&](int i) { return static_cast<float>(a.lane[i]); });
-  }
+  static F mul(F a, F b) { return a * b; }
+  static F sub(F a, F b) { return a - b; }
+  static F fma(F a, F b, F c) { return a * b + c; }
+  static F to_float(I a) { return __builtin_convertvector(a, F); }
   static F spread(const float* p, const float* q) {
-    return lanes([&](int i) { return p[i / 4] * q[i / 4]; });
+    F f;
+    for (int u = 0; u < kLanes / 4; ++u) {
+      const Vector<float, 4> product = Vector<float, 4>{} + p[u] * q[u];
+      memcpy(reinterpret_cast<float*>(&f) + 4 * u, &product, sizeof product);
+    }
+    return f;
   }
   static float sum(F f) {
     for (int width = kLanes / 2; width > 0; width /= 2)
-      for (int i = 0; i < width; ++i) f.lane[i] += f.lane[i + width];
-    return f.lane[0];
+      for (int i = 0; i < width; ++i) f[i] += f[i + width];
+    return f[0];
   }
 
   static B load_bytes(const void* p) {
     B b;
-    memcpy(b.byte, p, sizeof b);
+    memcpy(&b, p, sizeof b);
     return b;
   }
   template <int kBits>
   static I dot(I a, B w, B x) {
-    for (int unit = 0; unit < kLanes; unit += 4) {  // 16 products; their order within a unit's lanes does not matter
-      int16_t products[16];
-      for (int j = 0; j < 16; ++j)
-        products[j] = static_cast<int16_t>(w.byte[4 * unit + j] * static_cast<int8_t>(x.byte[4 * unit + j]));
-      for (int i = 0; i < 4; ++i)
-        a.lane[unit + i] += products[i] + products[4 + i] + products[8 + i] + products[12 + i];
+    using Bytes = Vector<uint8_t, 16>;
+    using Words = Vector<int16_t, 8>;
+    using Sums = Vector<int32_t, 4>;
+    for (int unit = 0; unit < kLanes / 4; ++unit) {
+      Bytes codes, values;
+      Sums sums;
+      memcpy(&codes, reinterpret_cast<const uint8_t*>(&w) + 16 * unit, 16);
+      memcpy(&values, reinterpret_cast<const uint8_t*>(&x) + 16 * unit, 16);
+      memcpy(&sums, reinterpret_cast<const int32_t*>(&a) + 4 * unit, 16);
+      // Even and odd bytes of each 16-bit word; a product is at most 255 * 127.
+      const Words even = ((Words)codes & 255) * (((Words)values << 8) >> 8);
+      const Words odd = (Words)((Vector<uint16_t, 8>)codes >> 8) * ((Words)values >> 8);
+      sums += (((Sums)even << 16) >> 16) + ((Sums)even >> 16) + (((Sums)odd << 16) >> 16) + ((Sums)odd >> 16);
+      memcpy(reinterpret_cast<int32_t*>(&a) + 4 * unit, &sums, 16);
     }
     return a;
   }
   template <int kBits>
   static void order(const uint8_t* from, B& low, B& high) {
+    using Pairs = Vector<uint16_t, 16>;
     for (int unit = 0; unit < kLanes / 4; ++unit) {
-      uint8_t codes[kUnit];
-      for (int i = 0; i < 16; ++i) {
-        const uint8_t byte = from[unit * 16 + i];
-        codes[2 * i] = byte & 15;
-        codes[2 * i + 1] = byte >> 4;
+      Pairs ordered;
+      if (kBits == 4) {
+        Vector<uint8_t, 16> packed;
+        memcpy(&packed, from + unit * 16, sizeof packed);
+        const Pairs wide = __builtin_convertvector(packed, Pairs);
+        ordered = (wide | wide << 4) & 0x0f0f;  // the low nibble in the first byte
+      } else {
+        memcpy(&ordered, from + unit * kUnit, sizeof ordered);
       }
-      const uint8_t* ordered = kBits == 4 ? codes : from + unit * kUnit;
-      memcpy(low.byte + unit * 16, ordered, 16);
-      memcpy(high.byte + unit * 16, ordered + 16, 16);
+      memcpy(reinterpret_cast<uint8_t*>(&low) + unit * 16, &ordered, 16);
+      memcpy(reinterpret_cast<uint8_t*>(&high) + unit * 16, reinterpret_cast<uint8_t*>(&ordered) + 16, 16);
     }
   }
 };
 
 }  // namespace
 
-const Kernels edgepress::portable::kernels = make_kernels<Portable>("portable");
+const Kernels edgepress::portable::kernels = make_kernels<Portable<4>>("portable");
+const Kernels edgepress::portable16::kernels = make_kernels<Portable<16>>("portable16");

@@ -10,6 +10,9 @@ extern const Kernels kernels;
 namespace portable {
 extern const Kernels kernels;
 }
+namespace portable16 {  // with the lanes of AVX-512, so that any machine can test the algorithm at that width
+extern const Kernels kernels;
+}
 namespace avx2 {
 extern const Kernels kernels;
 }
