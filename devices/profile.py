@@ -82,7 +82,8 @@ def load_profile(name: str) -> Profile:
     """The literal of a device; raises InputError with the closest names if there is none."""
     names = known_profiles()
     if name not in names:
-        close = difflib.get_close_matches(name.lower().replace("_", "-").replace(" ", "-"), names, n=3, cutoff=0.4)
+        wanted = name.lower().replace("_", "-").replace(" ", "-")
+        close = [n for n in names if wanted and wanted in n] or difflib.get_close_matches(wanted, names, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
         raise InputError(f"unknown device {name!r}; {hint}")
     profile: Profile = import_module(f"edgepress.devices.profiles.{name.replace('-', '_')}").PROFILE

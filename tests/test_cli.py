@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from edgepress.checkpoint import open_checkpoint
 from edgepress.cli import main
+from edgepress.compress.packer import Packer
+from edgepress.export import export
+from edgepress.plan import uniform_plan
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "tiny-qwen3-moe"
 MAIN = "from edgepress.cli import main; main()"
@@ -160,6 +164,15 @@ def test_inspect_says_whether_there_is_a_tokenizer(edgepress: Edgepress, tmp_pat
     folder = shutil.copytree(SAMPLE, tmp_path / "model")
     (folder / "tokenizer.json").unlink()
     assert json.loads(edgepress("inspect", folder, "--json").stdout)["tokenizer"] is False
+
+
+def test_inspect_reads_a_bundle_from_its_manifest(edgepress: Edgepress, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(SAMPLE)
+    manifest = export(Packer(checkpoint, uniform_plan(checkpoint.spec, "16")), tmp_path / "bundle")
+    facts = json.loads(edgepress("inspect", tmp_path / "bundle", "--json").stdout)
+    assert (facts["size_bytes"], facts["parameters"]) == (manifest.size_bytes, 12_742_656)
+    assert facts["experts_kept"] == {str(i): 16 for i in range(6)}
+    assert facts["expert_widths"] == {"16": 6 * 16 * 2}
 
 
 def test_plan_says_what_binds(edgepress: Edgepress) -> None:

@@ -55,6 +55,7 @@ ARCHITECTURE = Architecture(
     accepts={
         "hidden_act": ("silu",),
         "rope_type": ("default", "yarn"),
+        "rope_interleave": (True,),
         "scoring_func": ("sigmoid",),
         "topk_method": ("noaux_tc",),
         "moe_layer_freq": (1,),
@@ -67,7 +68,6 @@ ARCHITECTURE = Architecture(
         "num_nextn_predict_layers",
         "quantization_config",
         "qk_head_dim",
-        "rope_interleave",
         "head_dim",
     ),
     # The multi-token-prediction layer follows the last decoder layer and only serves speculative decoding.

@@ -6,7 +6,7 @@ from edgepress.architectures import _names as names
 ARCHITECTURE = Architecture(
     spec=ModelSpec(attention=Attention(), mlp_bias=From("mlp_bias", False)),
     tensors=names.DECODER | names.ATTENTION | names.FFN,
-    accepts=names.ACCEPTS,
-    ignores=("is_llama_config", "rope_interleaved", "transformers.js_config"),
+    accepts=names.ACCEPTS | {"rope_interleaved": (False,)},
+    ignores=("is_llama_config", "transformers.js_config"),
     ignored_tensors=(r".*\.rotary_emb\.inv_freq",),
 )

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections import Counter
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -105,14 +106,24 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     """Facts of a bundle, from its checked manifest."""
     manifest = open_bundle(path).manifest.to_dict()
     plan = manifest.pop("plan")
-    kept = {layer: len(experts) for layer, experts in plan.get("experts", {}).items()}
-    return {"bundle": str(path), **manifest, "experts_kept": kept, "why": plan.get("why", [])}
+    experts = [formats for layer in plan["experts"].values() for formats in layer.values()]
+    return {
+        "bundle": str(path),
+        **manifest,
+        "experts_kept": {layer: len(kept) for layer, kept in plan["experts"].items()},
+        "expert_widths": dict(Counter(name for formats in experts for name in formats.values())),
+        "other_widths": dict(Counter(plan["formats"].values())),
+        "why": plan["why"],
+    }
 
 
 def _shown(name: str, value: Any) -> str:
+    if name == "files":
+        value = {file: human_bytes(facts["size"]) for file, facts in value.items()}
+    if name == "bytes_per_part":
+        value = {part: human_bytes(count) for part, count in value.items()}
     if isinstance(value, dict):
-        byte_counts = name == "bytes_per_part"
-        return ", ".join(f"{k} {human_bytes(v) if byte_counts else _shown(k, v)}" for k, v in value.items())
+        return ", ".join(f"{key} {_shown(key, item)}" for key, item in value.items())
     if name.endswith("bytes"):
         return human_bytes(value)
     if isinstance(value, list):

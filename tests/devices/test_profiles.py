@@ -57,7 +57,9 @@ def test_what_is_unknown_is_none() -> None:
     assert load_profile("jetson-orin-nx-8").peak_bandwidth is None
 
 
-@pytest.mark.parametrize(("name", "meant"), [("raspberry-pi5", "raspberry-pi-5"), ("RTX 4090", "rtx-4090")])
+@pytest.mark.parametrize(
+    ("name", "meant"), [("raspberry-pi5", "raspberry-pi-5"), ("RTX 4090", "rtx-4090"), ("thor", "jetson-agx-thor")]
+)
 def test_an_unknown_name_is_answered_with_the_closest(name: str, meant: str) -> None:
     with pytest.raises(InputError, match=meant):
         load_profile(name)

@@ -225,10 +225,22 @@ class TestConfig:
         change_config(folder, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 2]})
         refused(folder, "mrope_section", error=UnsupportedModel)
 
-    def test_sliding_window_of_mixtral(self, tiny: Callable[[str], Path], tmp_path: Path) -> None:
-        folder = Path(shutil.copytree(tiny("mixtral"), tmp_path / "model"))
-        change_config(folder, sliding_window=4096)
-        refused(folder, "sliding_window", "4096", error=UnsupportedModel)
+    @pytest.mark.parametrize(
+        ("model_type", "key", "value"),
+        [
+            ("mixtral", "sliding_window", 4096),
+            ("llama", "rope_interleaved", True),
+            ("deepseek_v3", "rope_interleave", False),
+            ("deepseek_v3", "scoring_func", "softmax"),
+            ("deepseek_v3", "topk_method", "greedy"),
+        ],
+    )
+    def test_fact_of_one_family_that_is_not_handled(
+        self, tiny: Callable[[str], Path], tmp_path: Path, model_type: str, key: str, value: Any
+    ) -> None:
+        folder = Path(shutil.copytree(tiny(model_type), tmp_path / "model"))
+        change_config(folder, **{key: value})
+        refused(folder, key, str(value), error=UnsupportedModel)
 
     @pytest.mark.parametrize(
         "key", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
