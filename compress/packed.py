@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy, which safetensors needs
 import numpy as np
@@ -59,7 +60,7 @@ class PackedModel:
         self.config = read_config(folder)
         self.spec = read_spec(self.config, load_architecture(self.config["model_type"]))
         self.plan = load_plan(folder / PLAN, self.spec)
-        self.origin = record.get("origin")
+        self.origin: dict[str, Any] = record.get("origin") or {}
         if record.get("plan") != self.plan.digest():
             raise CheckpointError(f"{folder / PLAN} was edited after pressing; press the original model with it")
         for part in parts(self.spec):

@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from edgepress.progress import Track, length
+
+T = TypeVar("T")
 console = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -36,6 +39,23 @@ def progress() -> Iterator[Progress]:
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         yield display
+
+
+@contextmanager
+def tracker() -> Iterator[Track]:
+    """A Track (edgepress.progress) that draws one progress bar per loop on stderr."""
+    with progress() as display:
+
+        def track(items: Iterable[T], description: str) -> Iterator[T]:
+            task = display.add_task(description, total=length(items))
+            try:
+                for item in items:
+                    yield item
+                    display.advance(task)
+            finally:
+                display.remove_task(task)
+
+        yield track
 
 
 def human_bytes(count: float) -> str:

@@ -1,0 +1,80 @@
+"""`compress` and `export`: from a checkpoint to a packed folder or a bundle."""
+
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgepress.cli.common import Json, human_bytes, print_json, tracker
+from edgepress.cli.pressing import Press, make_plan, make_source, pressing
+from edgepress.errors import InputError
+
+
+class Provider(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Model = Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub id.", show_default=False)]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must not exist.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(compress)
+    app.command()(export)
+
+
+@pressing
+def compress(model: Model, output: Output, press: Press, json: Json = False) -> None:
+    """Press a model into a packed folder: safetensors and plan.json. Run again after an interruption, it resumes."""
+    from edgepress.checkpoint import open_checkpoint
+    from edgepress.compress import apply
+
+    if press == Press():
+        raise typer.BadParameter("say how small: --bits, --max-size, --device, --keep-experts or --plan")
+    _refuse_existing(output)
+    checkpoint = open_checkpoint(model)
+    cache = output.with_name(f"{output.name}.calibration")
+    with tracker() as track:
+        plan = make_plan(checkpoint, press, "cpu", track, cache)
+        apply(checkpoint, plan, output, track=track)
+    shutil.rmtree(cache, ignore_errors=True)
+    size = sum(p.stat().st_size for p in output.iterdir())
+    if json:
+        print_json({"folder": str(output), "size_bytes": size, "why": plan.why})
+    else:
+        typer.echo(f"{output}: {human_bytes(size)}")
+        for reason in plan.why:
+            typer.echo(f"  {reason}")
+
+
+@pressing
+def export(
+    model: Annotated[str, typer.Argument(help="A model, as for compress, or a packed folder.", show_default=False)],
+    output: Output,
+    press: Press,
+    provider: Annotated[Provider, typer.Option(help="Where the bundle will run.")] = Provider.cpu,
+    with_library: Annotated[bool, typer.Option(help="Put the kernels in the bundle, for onnxruntime-genai.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the ONNX bundle of a model; a plain model is pressed on the way, 16-bit unless told otherwise."""
+    from edgepress.export import export as write
+
+    _refuse_existing(output)
+    with tracker() as track:
+        source = make_source(model, press, provider, track)
+        manifest = write(source, output, provider=provider, with_library=with_library, track=track)
+    if json:
+        print_json({"bundle": str(output), **manifest.to_dict()})
+    else:
+        typer.echo(
+            f"{output}: {human_bytes(manifest.size_bytes)}, {manifest.parameters / 1e6:.1f} M parameters, "
+            f"{manifest.bits_per_weight:.3f} bits per weight, provider {manifest.provider}"
+        )
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise InputError(f"output folder {output} exists; choose another or remove it")

@@ -1,0 +1,116 @@
+"""The options that say how to press a model, shared by `compress` and `export`, and what they mean."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgepress.errors import InputError
+from edgepress.progress import Track
+
+
+@dataclass(frozen=True)
+class Press:
+    """One field per option; `pressing` turns them into the options of a command."""
+
+    plan: Annotated[Path | None, typer.Option(help="Replay this plan (JSON); excludes the other press options.")] = None
+    bits: Annotated[float | None, typer.Option(help="Mean stored bits per weight; 4, 8 or 16: uniform.")] = None
+    max_size: Annotated[str | None, typer.Option(help="Largest bundle, such as 2GB.")] = None
+    device: Annotated[str | None, typer.Option(help="Fit this device's memory; see `edgepress devices list`.")] = None
+    keep_experts: Annotated[float, typer.Option(help="Share of each layer's experts to keep.")] = 1.0
+    prune: Annotated[str, typer.Option(help="Which experts go: reap, frequency, gated_ean, msan or random.")] = "reap"
+    quantizer: Annotated[str, typer.Option(help="kquant or rtn.")] = "kquant"
+    block_size: Annotated[int, typer.Option(help="Weights per scale: 16, 32, 64 or 128.")] = 32
+    calibrate: Annotated[list[Path] | None, typer.Option(help="A text to calibrate on; may be repeated.")] = None
+    calibration_chunks: Annotated[int, typer.Option(help="At most this many chunks of each text.")] = 16
+
+
+def pressing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that takes `press: Press` one option per field instead."""
+    names = [f.name for f in fields(Press)]
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        command(press=Press(**{name: given.pop(name) for name in names}), **given)
+
+    own = [p for name, p in inspect.signature(command).parameters.items() if name != "press"]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in fields(Press)]
+    own = [p.replace(kind=keyword) for p in own]
+    with_options.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+    return with_options
+
+
+def make_source(model: str, press: Press, provider: str, track: Track, cache: Path | None = None) -> Any:
+    """The WeightSource that the options describe: a packed folder as it is, or a checkpoint pressed while it is read.
+
+    Raises:
+        InputError: press options on a model that is pressed already, or options that contradict each other.
+    """
+    from edgepress.checkpoint import open_checkpoint
+    from edgepress.compress import Packer, is_packed, open_packed
+
+    if is_packed(Path(model)):
+        if press != Press():
+            raise InputError(f"{model} is pressed already; press options apply to the original model")
+        return open_packed(Path(model))
+    checkpoint = open_checkpoint(model)
+    return Packer(checkpoint, make_plan(checkpoint, press, provider, track, cache))
+
+
+def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path | None = None) -> Any:
+    """The Plan that the options ask for."""
+    from edgepress.compress import make_plan as plan_within
+    from edgepress.plan import load_plan
+
+    if press.plan:
+        if press != Press(plan=press.plan):
+            raise InputError("--plan says everything; leave out the other press options, or edit the plan")
+        return load_plan(press.plan, checkpoint.spec)
+    statistics = _calibrated(checkpoint, press, track, cache)
+    keep = None
+    if press.keep_experts != 1.0:
+        from edgepress.compress.prune import choose_experts
+
+        keep = choose_experts(checkpoint.spec, statistics, press.keep_experts, press.prune)
+    return plan_within(
+        checkpoint,
+        bits=press.bits if press.bits or press.max_size or press.device else 16,
+        max_size=_budget(checkpoint.spec, press),
+        keep=keep,
+        quantizer=press.quantizer,
+        block_size=press.block_size,
+        statistics=statistics,
+        uniform_experts=provider == "cuda",
+        track=track,
+    )
+
+
+def _budget(spec: Any, press: Press) -> int | None:
+    """Bytes that the bundle may take: the smaller of --max-size and what the device leaves for weights."""
+    from edgepress.units import parse_size
+
+    wanted = [parse_size(press.max_size)] if press.max_size else []
+    if press.device:
+        from edgepress.devices import load_profile, weight_budget
+
+        wanted.append(weight_budget(spec, load_profile(press.device)))
+    return min(wanted, default=None)
+
+
+def _calibrated(checkpoint: Any, press: Press, track: Track, cache: Path | None) -> Any:
+    if not press.calibrate:
+        if press.keep_experts != 1.0 and press.prune != "random":
+            raise InputError(f"--prune {press.prune} needs to see experts at work; add --calibrate FILE")
+        return None
+    from edgepress.compress.calibrate import calibrate
+    from edgepress.texts import calibration_ids
+
+    context = min(512, checkpoint.spec.context)
+    ids = calibration_ids(checkpoint.path / "tokenizer.json", press.calibrate, context, press.calibration_chunks)
+    return calibrate(checkpoint, ids, track=track, cache=cache)
