@@ -188,22 +188,17 @@ void dot_quantized(const Row<V>& row, int64_t first, const Quantized<V>* x, int6
   for (int t = 0; t < kCount; ++t) out[t * stride] += V::sum(sum[t]);
 }
 
-// The same for any number of tokens: as many as possible kCount at a time, the rest fewer at a time.
+// Tokens go kCount at a time, the rest fewer at a time: their activations stay in the first cache for all rows.
 template <class V, int kBits, bool kHalves, int kCount>
-void dot_tokens(const Row<V>& row, int64_t first, const Quantized<V>* x, int64_t tokens, int64_t stride, float* out) {
-  for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * stride)
-    dot_quantized<V, kBits, kHalves, kCount>(row, first, x, stride, out);
-  if constexpr (kCount > 1) dot_tokens<V, kBits, kHalves, kCount / 2>(row, first, x, tokens, stride, out);
-}
-
-template <class V, int kBits, bool kHalves>
-void multiply_rows(const Matrix& m, int64_t first, int64_t rows, const Quantized<V>* x, int64_t tokens, float* out) {
+void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantized<V>* x, int64_t tokens, float* out) {
   Row<V> row;
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t k = 0; k < m.columns; k += kChunk) {
-      row.template load<kBits>(m, first + r, k, smaller(kChunk, m.columns - k));
-      dot_tokens<V, kBits, kHalves, V::kTokens>(row, k / kUnit, x, tokens, rows, out + r);
-    }
+  for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * rows)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t k = 0; k < m.columns; k += kChunk) {
+        row.template load<kBits>(m, first + r, k, smaller(kChunk, m.columns - k));
+        dot_quantized<V, kBits, kHalves, kCount>(row, k / kUnit, x, rows, out + r);
+      }
+  if constexpr (kCount > 1) multiply_tokens<V, kBits, kHalves, kCount / 2>(m, first, rows, x, tokens, out);
 }
 
 template <class V>
@@ -211,8 +206,9 @@ void multiply_quantized(const Matrix& m, int64_t first, int64_t rows, const void
                         float* out) {
   memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
   const bool halves = m.block < kUnit;
-  const auto multiply = m.bits == 4 ? (halves ? multiply_rows<V, 4, true> : multiply_rows<V, 4, false>)
-                                    : (halves ? multiply_rows<V, 8, true> : multiply_rows<V, 8, false>);
+  constexpr int kT = V::kTokens;
+  const auto multiply = m.bits == 4 ? (halves ? multiply_tokens<V, 4, true, kT> : multiply_tokens<V, 4, false, kT>)
+                                    : (halves ? multiply_tokens<V, 8, true, kT> : multiply_tokens<V, 8, false, kT>);
   Quantized<V> views[kMaxTokens];
   for (int64_t t = 0; t < tokens; ++t) views[t] = Quantized<V>(x[t], m.columns);
   multiply(m, first, rows, views, tokens, out);
