@@ -1,0 +1,41 @@
+"""Every script in samples/ runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import SAMPLE
+
+SCRIPTS = SAMPLE.parent
+
+
+def run(script: str, *arguments: str | Path) -> str:
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("samples") / "bundle"
+    assert "bits per weight" in run("press.py", SAMPLE, folder)
+    return folder
+
+
+def test_generate(bundle: Path) -> None:
+    assert run("generate.py", bundle, "The president of the").startswith("The president of the")
+
+
+def test_compare(bundle: Path) -> None:
+    assert "mean KL" in run("compare.py", SAMPLE, bundle)
+
+
+def test_fit() -> None:
+    assert "decode" in run("fit.py", SAMPLE, "raspberry-pi-5")
+
+
+def test_no_script_is_left_out() -> None:
+    assert {p.name for p in SCRIPTS.glob("*.py")} == {"press.py", "generate.py", "compare.py", "fit.py"}
