@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,27 +108,22 @@ def compare(
         OSError: no room for the reference's log-probabilities (see reference_log_probs).
     """
     opened = [open_bundle(path, verify=verify) for path in bundles]
-    _check_alike(opened)
+    _check(opened, provider, context)
     tokenizer = Tokenizer(opened[0].path, bos=opened[0].manifest.bos)
-    corpus = _corpus(opened[0], tokenizer, texts, context, max_chunks)
+    corpus = _corpus(tokenizer, texts, context, max_chunks, opened[0].manifest.bos)
     prompt_ids = None if prompt is None else _prompt_ids(tokenizer, prompt, context)
     measured: Sequence[Measurement | None] = [None] * len(opened)
     if speed:
         measured = bench(bundles, repetitions=REPETITIONS, provider=provider, threads=threads, track=track)
-    evaluations, continuations = [], []
+    rows = []
     with reference_log_probs(reference, corpus, opened[0].manifest.vocab_size, track=track) as stored:
-        for name, bundle in zip(names(bundles), opened, strict=True):
+        for name, bundle, measurement in zip(names(bundles), opened, measured, strict=True):
             session = Session(bundle, provider=provider, threads=threads, max_length=context)
-            evaluations.append(evaluate(name, SessionLogits(session), corpus, stored, track=track))
-            continuations.append(_continue(session, tokenizer, prompt_ids) if prompt_ids else None)
-    dominators = dominated_by([b.manifest.size_bytes for b in opened], [e.overall.mean_kl for e in evaluations])
-    columns = zip(names(bundles), opened, evaluations, measured, continuations, strict=True)
-    rows = [
-        _row(*column, None if best is None else names(bundles)[best])
-        for column, best in zip(columns, dominators, strict=True)
-    ]
+            evaluation = evaluate(name, SessionLogits(session), corpus, stored, track=track)
+            continuation = _continue(session, tokenizer, prompt_ids) if prompt_ids else None
+            rows.append(_row(name, bundle, evaluation, measurement, continuation))
     meta = _meta(opened[0], corpus, rows, provider, threads) | {"reference": reference_name, "prompt": prompt}
-    return Comparison(rows, meta)
+    return Comparison(_mark_dominated(rows), meta)
 
 
 def names(bundles: Sequence[Path]) -> list[str]:
@@ -151,32 +146,35 @@ def check_tokenizers(folders: Sequence[Path]) -> None:
             )
 
 
-def _check_alike(bundles: Sequence[Bundle]) -> None:
+def _check(bundles: Sequence[Bundle], provider: str | None, context: int) -> None:
+    """Refuse at once what would fail only after the reference was computed."""
     if not bundles:
         raise InputError("there is nothing to compare; give one or more bundles")
     check_tokenizers([bundle.path for bundle in bundles])
-    first, *others = bundles
-    for other in others:
-        if other.manifest.vocab_size != first.manifest.vocab_size:
+    vocabulary = bundles[0].manifest.vocab_size
+    for bundle in bundles:
+        manifest = bundle.manifest
+        providers.choose_provider(bundle, provider)
+        if manifest.vocab_size != vocabulary:
             raise InputError(
-                f"{first.path} has a vocabulary of {first.manifest.vocab_size}, {other.path} of "
-                f"{other.manifest.vocab_size}; compare bundles of one model"
+                f"{bundles[0].path} has a vocabulary of {vocabulary}, {bundle.path} of {manifest.vocab_size}; "
+                "compare bundles of one model"
             )
+        if not 4 <= context <= manifest.context:
+            raise InputError(f"a context of {context} does not suit {bundle.path}; use 4 to {manifest.context}")
 
 
 def _corpus(
-    bundle: Bundle, tokenizer: Tokenizer, texts: Mapping[str, str], context: int, max_chunks: int | None
+    tokenizer: Tokenizer, texts: Mapping[str, str], context: int, max_chunks: int | None, bos: int | None
 ) -> Corpus:
     if not texts:
         raise InputError("there is no text to compare on; give one or more")
-    if not 4 <= context <= bundle.manifest.context:
-        raise InputError(f"a context of {context} does not suit {bundle.path}; use 4 to {bundle.manifest.context}")
     if max_chunks is not None and max_chunks < 1:
         raise InputError(f"{max_chunks} chunks of a text leave nothing to score; use 1 or more")
     cut = {}
     for name, text in texts.items():
         try:
-            cut[name] = chunks(tokenizer.encode(text), context, bundle.manifest.bos)[:max_chunks]
+            cut[name] = chunks(tokenizer.encode(text), context, bos)[:max_chunks]
         except InputError as error:
             raise InputError(f"text {name}: {error}") from None
     return gather(cut)
@@ -200,7 +198,6 @@ def _row(
     evaluation: Evaluation,
     measured: Measurement | None,
     continuation: str | None,
-    dominator: str | None,
 ) -> Row:
     return Row(
         **asdict(evaluation.overall),
@@ -216,7 +213,7 @@ def _row(
         domains=dict(evaluation.domains),
         worst_domain=evaluation.worst_domain,
         continuation=continuation,
-        dominated_by=dominator,
+        dominated_by=None,
     )
 
 
@@ -234,6 +231,11 @@ def _meta(
         "chunks": {domain: found.stop - found.start for domain, found in corpus.domains.items()},
         "reference_perplexity": rows[0].reference_perplexity,
     }
+
+
+def _mark_dominated(rows: Sequence[Row]) -> list[Row]:
+    best = dominated_by([row.size_bytes for row in rows], [row.mean_kl for row in rows])
+    return [row if i is None else replace(row, dominated_by=rows[i].name) for row, i in zip(rows, best, strict=True)]
 
 
 def dominated_by(sizes: Sequence[int], divergences: Sequence[float]) -> list[int | None]:

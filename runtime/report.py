@@ -122,10 +122,10 @@ def _draw_points(axes: Any, rows: Sequence[Row]) -> None:
     if dominated:
         axes.plot(*_points(dominated), "o", color="#999999", markerfacecolor="none", label="dominated")
     middle = (min(r.size_bytes for r in rows) + max(r.size_bytes for r in rows)) / 2
-    for row in rows:
+    for i, row in enumerate(sorted(rows, key=lambda r: r.size_bytes)):
         color = "#999999" if row.dominated_by else "#111111"
         label = f"{row.name} (dominated by {row.dominated_by})" if row.dominated_by else row.name
-        left = row.size_bytes > middle  # of the point, where a label cannot leave the picture
+        left = row.size_bytes > middle or (i % 2 and not row.dominated_by)  # labels of neighbours part ways
         axes.annotate(
             label,
             (row.size_bytes / 1e6, max(row.mean_kl, FLOOR)),

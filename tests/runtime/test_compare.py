@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax, rel_entr
 
 from edgepress.bundle import TOKENIZER
-from edgepress.errors import BundleError, InputError
+from edgepress.errors import BundleError, InputError, RuntimeFailure
 from edgepress.runtime import compare as module
 from edgepress.runtime.compare import SessionLogits, compare, dominated_by, names
 from edgepress.runtime.session import Session
@@ -167,6 +167,17 @@ def test_texts_and_contexts_that_leave_nothing_to_score_are_refused(
 def test_a_prompt_that_does_not_fit_is_refused_before_any_work(tiny_bundle: Path, prompt: str) -> None:
     with pytest.raises(InputError, match=f"the prompt has {len(prompt)} tokens; give 1 to {SMALL}"):
         compare([tiny_bundle], Untouched(), TEXTS, context=SMALL, prompt=prompt)
+
+
+def test_a_context_that_only_one_bundle_has_is_refused_before_any_work(tiny_bundle: Path, tmp_path: Path) -> None:
+    short = write_bundle(tmp_path / "short", context=SMALL - 1)
+    with pytest.raises(InputError, match=f"does not suit .*short; use 4 to {SMALL - 1}"):
+        compare([tiny_bundle, short], Untouched(), TEXTS, context=SMALL)
+
+
+def test_a_provider_that_is_missing_is_refused_before_any_work(tiny_bundle: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="cpu bundle"):
+        compare([tiny_bundle], Untouched(), TEXTS, context=SMALL, provider="cuda", speed=False)
 
 
 def test_no_bundle_is_refused(tiny_bundle: Path) -> None:
