@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from edgepress.checkpoint import Checkpoint
@@ -90,7 +89,7 @@ class _Recorder:
     def expert(self, expert: int, x: Tensor, gate: Tensor, inner: Tensor, output: Tensor) -> None:
         """An ExpertObserver (edgepress.compress.reference)."""
         s, i = self._statistics, self._layer
-        gate, norm = gate.double(), output.double().norm(dim=-1)
+        gate, norm = gate.double(), output.norm(dim=-1).double()
         s.frequency[i][expert] += len(x)
         s.gate_mass[i][expert] += gate.sum().item()
         s.reap[i][expert] += (gate * norm).sum().item()
@@ -112,7 +111,7 @@ class _Recorder:
 
 def _column_squares(rows: Tensor) -> np.ndarray:
     """[n, K] -> float64 [K]."""
-    return rows.square().sum(0, dtype=torch.float64).numpy()
+    return rows.square().sum(0).double().numpy()
 
 
 def _key(checkpoint: Checkpoint, ids: np.ndarray) -> str:

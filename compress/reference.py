@@ -24,6 +24,7 @@ from edgepress.architecture import layer_roles, split_role
 from edgepress.checkpoint import Checkpoint
 from edgepress.errors import InputError
 from edgepress.layout import vector_name
+from edgepress.progress import Track, silent
 
 _IN_MEMORY = 500_000_000  # bytes of hidden states; more are mapped from a temporary file
 _HEAD_ROWS = 16384  # rows of the head that are float32 at a time
@@ -43,7 +44,7 @@ def _experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weight
         output = nn.functional.linear(inner, self.down_proj[expert].float())
         if (observer := getattr(self, "observer", None)) is not None:
             observer(expert, x, gate, inner, output)
-        result.index_add_(0, token, output * gate[:, None])
+        result[token] += output * gate[:, None]  # a token comes to an expert once
     return result
 
 
@@ -53,9 +54,9 @@ ALL_EXPERTS_FUNCTIONS.register(_EXPERTS, _experts)
 class ReferenceModel:
     """A checkpoint as transformers computes it (a `LogitsSource` of edgepress.runtime.evaluate)."""
 
-    def __init__(self, checkpoint: Checkpoint, *, batch: int = 8) -> None:
-        """`batch`: chunks that pass through a layer together."""
-        self.checkpoint, self.spec, self._batch = checkpoint, checkpoint.spec, batch
+    def __init__(self, checkpoint: Checkpoint, *, batch: int = 8, track: Track = silent) -> None:
+        """`batch`: chunks that pass through a layer together; `track` follows the layers of `logits`."""
+        self.checkpoint, self.spec, self._batch, self._track = checkpoint, checkpoint.spec, batch, track
         config = CONFIG_MAPPING[self.spec.model_type].from_dict(checkpoint.config)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
@@ -76,7 +77,7 @@ class ReferenceModel:
             CheckpointError: weights that cannot be read.
         """
         with self.embed(ids) as states:
-            for i in range(self.spec.layers):
+            for i in self._track(range(self.spec.layers), "reference layers"):
                 with self.layer(i):
                     self.advance(states)
             head = self._read("embedding" if self.spec.tied_head else "head")
@@ -150,9 +151,10 @@ class ReferenceModel:
     def _check_ids(self, ids: np.ndarray) -> None:
         if ids.shape[1] > self.spec.context:
             raise InputError(f"chunks of {ids.shape[1]} tokens exceed the model's context of {self.spec.context}")
-        if ids.min() < 0 or ids.max() >= self.spec.vocab_size:
+        unknown = ids[(ids < 0) | (ids >= self.spec.vocab_size)]
+        if unknown.size:
             raise InputError(
-                f"token {ids.max()} is not in the model's vocabulary of {self.spec.vocab_size}; "
+                f"token {unknown[0]} is not in the model's vocabulary of {self.spec.vocab_size}; "
                 "is this the model's own tokenizer?"
             )
 

@@ -156,9 +156,9 @@ def pruned_log_probs(kept: dict[int, list[int]] | None, ids: torch.Tensor) -> to
 def test_reap_harms_the_sample_model_less_than_chance() -> None:
     checkpoint = open_checkpoint(SAMPLE)
     tokenizer = SAMPLE / "tokenizer.json"
-    calibration = calibration_ids(tokenizer, sorted((TEXTS / "calibration").glob("*.txt")), 256, max_chunks=4)
+    calibration = calibration_ids(tokenizer, sorted((TEXTS / "calibration").glob("*.txt")), 256, max_chunks=2)
     statistics = calibrate(checkpoint, calibration)
-    ids = torch.from_numpy(calibration_ids(tokenizer, sorted((TEXTS / "eval").glob("*.txt")), 256, max_chunks=1))
+    ids = torch.from_numpy(calibration_ids(tokenizer, sorted((TEXTS / "eval").glob("*.txt")), 128, max_chunks=1))
     whole = pruned_log_probs(None, ids)
 
     def mean_kl(kept: dict[int, list[int]]) -> float:

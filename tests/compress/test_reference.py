@@ -88,7 +88,7 @@ def test_expert_weights_keep_their_stored_type(tiny: Tiny) -> None:
 @pytest.mark.parametrize("token", [-1, 8192])
 def test_a_token_outside_the_vocabulary_is_refused(token: int, tiny: Tiny) -> None:
     model = ReferenceModel(open_checkpoint(tiny("llama")))
-    with pytest.raises(InputError, match="vocabulary of 8192"):
+    with pytest.raises(InputError, match=f"token {token} is not in the model's vocabulary of 8192"):
         next(model.logits(np.array([[0, token]])))
 
 
