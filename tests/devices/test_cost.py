@@ -6,7 +6,7 @@ import pytest
 
 from edgepress.architecture import parameters
 from edgepress.devices import Fact, Profile, cost_of, decode_band, load_profile, prefill_band
-from edgepress.devices.cost import active_parameters, bandwidth_band, data_file_bytes
+from edgepress.devices.cost import active_parameters, arena_bytes, bandwidth_band, data_file_bytes
 from edgepress.layout import Stored, all_tensors
 from edgepress.plan import Plan, uniform_plan
 from tests.devices.models import MIXTRAL_8X7B, QWEN3_30B_A3B, SAMPLE, spec_of
@@ -85,6 +85,21 @@ def test_kv_cache_of_latent_attention_is_that_of_the_paper() -> None:
     }  # fmt: skip
     spec = spec_of(config)
     assert cost_of(spec, uniform_plan(spec, "16"), "cuda").kv_bytes_per_token == 2 * (512 + 64) * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "mib"),
+    [
+        ({"hidden_size": 256, "num_attention_heads": 8, "moe_intermediate_size": 128}, 66),
+        ({"hidden_size": 512, "num_attention_heads": 8, "moe_intermediate_size": 512, "num_experts_per_tok": 4}, 118),
+        ({"hidden_size": 256, "num_attention_heads": 16, "moe_intermediate_size": 64}, 98),
+        ({"hidden_size": 1024, "num_attention_heads": 8, "moe_intermediate_size": 64, "head_dim": 32}, 118),
+    ],
+)
+def test_the_arena_is_what_was_measured(changes: dict[str, int], mib: float) -> None:
+    # Growth of the resident memory of 16-bit bundles while a prompt of 4096 tokens is read on the CPU.
+    spec = spec_of({**SAMPLE, "max_position_embeddings": 8192, **changes})
+    assert arena_bytes(spec, 4096) / 2**20 == pytest.approx(mib, rel=0.2)
 
 
 def test_large_tensors_start_on_64_kib_and_small_ones_fill_the_gaps() -> None:
