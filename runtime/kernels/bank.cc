@@ -23,11 +23,10 @@ bool quantizes_activations(const Node& node) {
 }
 
 Matrix Bank::matrix(int64_t index) const {
-  const int64_t blocks = first.quantized() ? first.blocks() : 0;
   Matrix m = first;
-  m.weight += index * m.rows * (m.columns * m.bits / 8);
-  if (m.scales) m.scales += index * m.rows * blocks;
-  if (m.zero_points) m.zero_points += index * m.rows * ((blocks * m.bits + 7) / 8);
+  m.weight = first.row(index * m.rows);
+  if (m.scales) m.scales = first.row_scales(index * m.rows);
+  if (m.zero_points) m.zero_points = first.row_zero_points(index * m.rows);
   return m;
 }
 
@@ -61,12 +60,11 @@ Bank read_bank(const Context& call, size_t& index, const std::string& what, Bank
   const auto expected = [&](int64_t per_row) {
     return stacked ? Shape{bank.count, bank.first.rows, per_row} : Shape{bank.first.rows, per_row};
   };
-  const int64_t blocks = bank.first.blocks();
-  bank.first.scales = call.input(index++, what + " scales", TYPE_FLOAT16, expected(blocks)).as<uint16_t>();
-  if (format.asymmetric) {
-    const int64_t bytes = (blocks * format.bits + 7) / 8;
-    bank.first.zero_points = call.input(index++, what + " zero_points", TYPE_UINT8, expected(bytes)).as<uint8_t>();
-  }
+  bank.first.scales =
+      call.input(index++, what + " scales", TYPE_FLOAT16, expected(bank.first.row_blocks())).as<uint16_t>();
+  if (format.asymmetric)
+    bank.first.zero_points =
+        call.input(index++, what + " zero_points", TYPE_UINT8, expected(bank.first.zero_point_bytes())).as<uint8_t>();
   return bank;
 }
 

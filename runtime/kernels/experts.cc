@@ -127,8 +127,9 @@ void Experts::compute(const Context& call) const {
   std::fill_n(y, tokens * hidden, 0.0f);
 
   const int64_t inner = weights.down[0].columns;
-  Buffers buffers{x.as<float>(), Rows(kernels_, quantized_ ? tokens : 0, hidden),
-                  Rows(kernels_, static_cast<int64_t>(routes.order.size()), inner)};
+  const int64_t inner_bytes = std::max<int64_t>(kernels_.quantized_bytes(inner), inner * sizeof(float));
+  const Buffers buffers{x.as<float>(), Rows(quantized_ ? tokens : 0, kernels_.quantized_bytes(hidden)),
+                        Rows(static_cast<int64_t>(routes.order.size()), inner_bytes)};
   for (int64_t t = 0; quantized_ && t < tokens; ++t)
     kernels_.quantize(buffers.x + t * hidden, 0, hidden, hidden, buffers.quantized_x[t]);
 
@@ -141,7 +142,7 @@ void Experts::compute(const Context& call) const {
 }
 
 // hidden[route][tile] = activation(gate, up), in the form that the expert's down matrix multiplies.
-void Experts::gate_up_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t group,
+void Experts::gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group,
                            int64_t tile) const {
   const int64_t expert = routes.expert[group];
   const Matrix &gate_up = weights.gate_up[expert], &down = weights.down[expert];
@@ -172,7 +173,7 @@ void Experts::gate_up_tile(const Weights& weights, const Routes& routes, Buffers
 }
 
 // y[token][tile] += weight * (down(hidden) + bias) over all routes, in the order of their experts.
-void Experts::down_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t tile, float* y) const {
+void Experts::down_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t tile, float* y) const {
   const int64_t hidden = weights.down[0].rows, first = tile * kTileRows, count = std::min(kTileRows, hidden - first);
   Tile products;
   const void* x[kMaxTokens];

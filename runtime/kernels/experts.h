@@ -35,8 +35,8 @@ class Experts {
   Weights read_weights(const Context& call, int64_t hidden) const;
   Routes group(const Tensor& weights, const Tensor& experts) const;
   bool quantizes(const Matrix& matrix) const { return quantized_ && matrix.quantized(); }
-  void gate_up_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t group, int64_t tile) const;
-  void down_tile(const Weights& weights, const Routes& routes, Buffers& buffers, int64_t tile, float* y) const;
+  void gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group, int64_t tile) const;
+  void down_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t tile, float* y) const;
 
   const Kernels& kernels_;
   Projection gate_up_, down_;

@@ -24,7 +24,7 @@ void Linear::compute(const Context& call) const {
   Shape shape = x.shape;
   shape.back() = weights.rows;
   float* y = static_cast<float*>(call.output(0, shape));
-  Rows quantized(kernels_, quantized_ ? tokens : 0, columns);
+  const Rows quantized(quantized_ ? tokens : 0, kernels_.quantized_bytes(columns));
   std::vector<const void*> rows(static_cast<size_t>(tokens));
   for (int64_t t = 0; t < tokens; ++t) {
     const float* row = x.as<float>() + t * columns;
@@ -32,18 +32,16 @@ void Linear::compute(const Context& call) const {
     rows[t] = quantized_ ? static_cast<const void*>(quantized[t]) : row;
   }
 
-  const auto tile_of = [&](int64_t task) {
-    const int64_t first = task * kTileRows, count = std::min(kTileRows, weights.rows - first);
+  const int64_t across = tiles(tokens, kMaxTokens);
+  call.parallel(tiles(weights.rows, kTileRows) * across, [&](int64_t task) {
+    const int64_t first = task / across * kTileRows, count = std::min(kTileRows, weights.rows - first);
+    const int64_t t = task % across * kMaxTokens, some = std::min(kMaxTokens, tokens - t);
     Tile tile;
-    for (int64_t t = 0; t < tokens; t += kMaxTokens) {
-      const int64_t some = std::min(kMaxTokens, tokens - t);
-      multiply(kernels_, quantized_, weights, first, count, &rows[t], some, tile);
-      for (int64_t i = 0; i < some; ++i)
-        for (int64_t r = 0; r < count; ++r)
-          y[(t + i) * weights.rows + first + r] = tile.values[i * count + r] + (bias ? bias[first + r] : 0.0f);
-    }
-  };
-  if (tokens > 0) call.parallel(tiles(weights.rows, kTileRows), tile_of);
+    multiply(kernels_, quantized_, weights, first, count, &rows[t], some, tile);
+    for (int64_t i = 0; i < some; ++i)
+      for (int64_t r = 0; r < count; ++r)
+        y[(t + i) * weights.rows + first + r] = tile.values[i * count + r] + (bias ? bias[first + r] : 0.0f);
+  });
 }
 
 }  // namespace edgepress

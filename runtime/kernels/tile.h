@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 #include "gemm/gemm.h"
 
@@ -18,21 +18,19 @@ struct Tile {
 
 inline int64_t tiles(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-// Activations of many tokens, float or quantized, one row each.
+// Scratch of `count` rows, each on a 64-byte boundary where `bytes` is a multiple of 64.
 class Rows {
  public:
-  Rows(const Kernels& kernels, int64_t count, int64_t columns)
-      : stride_(std::max<int64_t>(kernels.quantized_bytes(columns), columns * sizeof(float))),
-        bytes_(static_cast<size_t>(count * stride_ + 63)) {}
-
-  uint8_t* operator[](int64_t row) {
-    const auto start = reinterpret_cast<uintptr_t>(bytes_.data());
-    return bytes_.data() + (64 - start % 64) % 64 + row * stride_;
+  Rows(int64_t count, int64_t bytes) : bytes_(bytes), data_(new uint8_t[static_cast<size_t>(count * bytes + 63)]) {
+    first_ = data_.get() + (64 - reinterpret_cast<uintptr_t>(data_.get()) % 64) % 64;
   }
 
+  uint8_t* operator[](int64_t row) const { return first_ + row * bytes_; }
+
  private:
-  int64_t stride_;
-  std::vector<uint8_t> bytes_;
+  int64_t bytes_;
+  std::unique_ptr<uint8_t[]> data_;
+  uint8_t* first_;
 };
 
 inline void multiply(const Kernels& kernels, bool quantized, const Matrix& weights, int64_t first, int64_t rows,

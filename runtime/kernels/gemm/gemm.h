@@ -7,7 +7,7 @@
 
 namespace edgepress {
 
-// One stored matrix [rows, columns]; see OPS.md. Quantized columns are a multiple of `block`.
+// One stored matrix [rows, columns]; see OPS.md. Quantized columns are a multiple of `block`, a power of two.
 struct Matrix {
   const uint8_t* weight;
   const uint16_t* scales;      // float16; null for 16-bit matrices
@@ -18,15 +18,17 @@ struct Matrix {
   int block;
   bool bfloat;  // 16-bit weights are bfloat16
 
-  bool quantized() const { return bits < 16; }
-  int64_t blocks() const { return columns / block; }
-  const uint8_t* row(int64_t n) const { return weight + n * (columns * bits / 8); }
-  const uint16_t* row_scales(int64_t n) const { return scales + n * blocks(); }
-  int zero_point(int64_t n, int64_t b) const {
-    if (!zero_points) return 1 << (bits - 1);
-    const uint8_t* row = zero_points + n * ((blocks() * bits + 7) / 8);
-    return bits == 8 ? row[b] : (row[b / 2] >> (b % 2 * 4)) & 15;
+  // Inlined always: a copy shared between files compiled for different instruction sets might not run here.
+  [[gnu::always_inline]] bool quantized() const { return bits < 16; }
+  [[gnu::always_inline]] int64_t blocks(int64_t weights) const {
+    return weights >> __builtin_ctz(static_cast<unsigned>(block));
   }
+  [[gnu::always_inline]] int64_t row_bytes() const { return columns * bits / 8; }
+  [[gnu::always_inline]] int64_t row_blocks() const { return blocks(columns); }
+  [[gnu::always_inline]] int64_t zero_point_bytes() const { return (row_blocks() * bits + 7) / 8; }
+  [[gnu::always_inline]] const uint8_t* row(int64_t n) const { return weight + n * row_bytes(); }
+  [[gnu::always_inline]] const uint16_t* row_scales(int64_t n) const { return scales + n * row_blocks(); }
+  [[gnu::always_inline]] const uint8_t* row_zero_points(int64_t n) const { return zero_points + n * zero_point_bytes(); }
 };
 
 // Activations are quantized in units of 32 values: scale = absmax / 127, code = x / scale to the nearest, ties to even.

@@ -11,6 +11,12 @@ int code(const Matrix& m, int64_t n, int64_t k) {
   return m.bits == 8 ? m.row(n)[k] : (m.row(n)[k / 2] >> (k % 2 * 4)) & 15;
 }
 
+int zero_point(const Matrix& m, int64_t n, int64_t b) {
+  if (!m.zero_points) return 1 << (m.bits - 1);
+  const uint8_t* row = m.row_zero_points(n);
+  return m.bits == 8 ? row[b] : (row[b / 2] >> (b % 2 * 4)) & 15;
+}
+
 double weight(const Matrix& m, int64_t n, int64_t k) {
   if (!m.quantized()) {
     uint16_t bits;
@@ -18,7 +24,7 @@ double weight(const Matrix& m, int64_t n, int64_t k) {
     return m.bfloat ? bfloat_to_float(bits) : half_to_float(bits);
   }
   const int64_t b = k / m.block;
-  return (code(m, n, k) - m.zero_point(n, b)) * static_cast<double>(half_to_float(m.row_scales(n)[b]));
+  return (code(m, n, k) - zero_point(m, n, b)) * static_cast<double>(half_to_float(m.row_scales(n)[b]));
 }
 
 void multiply(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens, float* out) {
@@ -62,7 +68,7 @@ float dot_quantized(const Matrix& m, int64_t n, const Unit* x) {
     const Unit& unit = x[k / kUnit];
     const int64_t b = k / m.block;
     int dot = 0;
-    for (int64_t i = k; i < k + run; ++i) dot += (code(m, n, i) - m.zero_point(n, b)) * unit.codes[i % kUnit];
+    for (int64_t i = k; i < k + run; ++i) dot += (code(m, n, i) - zero_point(m, n, b)) * unit.codes[i % kUnit];
     sum += dot * static_cast<double>(half_to_float(m.row_scales(n)[b])) * unit.scale;
   }
   return static_cast<float>(sum);

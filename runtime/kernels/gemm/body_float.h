@@ -1,0 +1,81 @@
+// Products of float activations: weights become float, a chunk of a row at a time.
+#pragma once
+
+#include "common.h"
+
+namespace {
+
+constexpr int64_t kFloatChunk = 512;
+
+template <class V, int kBits>
+void dequantize_codes(const uint8_t* from, const float* scales, const float* shifts, int64_t blocks, int64_t block,
+                      float* out) {
+  for (int64_t b = 0; b < blocks; ++b) {
+    const auto scale = V::broadcast(scales[b]), shift = V::broadcast(shifts[b]);
+    for (const float* end = out + block; out < end; out += V::kLanes, from += V::kLanes * kBits / 8)
+      V::store(out, V::fma(kBits == 8 ? V::codes8(from) : V::codes4(from), scale, shift));
+  }
+}
+
+// The float values of `count` weights of row n from column `first` on, with zeros up to a full vector.
+template <class V>
+void dequantize(const Matrix& m, int64_t n, int64_t first, int64_t count, float* out) {
+  if (m.quantized()) {
+    alignas(64) float scales[kFloatChunk / 16 + V::kLanes], shifts[kFloatChunk / 16 + V::kLanes];
+    load_scales<V>(m, n, m.blocks(first), m.blocks(count), 0, scales, shifts);
+    const auto dequantize = m.bits == 4 ? dequantize_codes<V, 4> : dequantize_codes<V, 8>;
+    return dequantize(m.row(n) + first * m.bits / 8, scales, shifts, m.blocks(count), m.block, out);
+  }
+  const uint16_t* from = reinterpret_cast<const uint16_t*>(m.row(n)) + first;
+  for (int64_t k = 0; k < count; k += V::kLanes)
+    V::store(out + k, m.bfloat ? V::load_bfloat(from + k, count - k) : V::load_half(from + k, count - k));
+}
+
+// out[t * stride + r] += weights[r] . x[t]
+template <class V, int kR, int kT>
+void dot_floats(const float (*weights)[kFloatChunk], int64_t count, const float* const* x, int64_t stride, float* out) {
+  typename V::F sum[kR][kT];
+  for (auto& of_row : sum)
+    for (auto& s : of_row) s = V::zero();
+  for (int64_t k = 0; k < count; k += V::kLanes) {
+    typename V::F values[kT];
+    for (int t = 0; t < kT; ++t) values[t] = V::load(x[t] + k, count - k);
+    for (int r = 0; r < kR; ++r)
+      for (int t = 0; t < kT; ++t) sum[r][t] = V::fma(V::load(weights[r] + k), values[t], sum[r][t]);
+  }
+  for (int t = 0; t < kT; ++t)
+    for (int r = 0; r < kR; ++r) out[t * stride + r] += V::sum(sum[r][t]);
+}
+
+template <class V, int kR, int kT>
+void dot_float_tokens(const float (*weights)[kFloatChunk], int64_t count, const float* const* x, int64_t tokens,
+                      int64_t stride, float* out) {
+  for (; tokens >= kT; tokens -= kT, x += kT, out += kT * stride)
+    dot_floats<V, kR, kT>(weights, count, x, stride, out);
+  if constexpr (kT > 1) dot_float_tokens<V, kR, kT / 2>(weights, count, x, tokens, stride, out);
+}
+
+template <class V, int kR>
+void multiply_float_rows(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
+                         int64_t stride, float* out) {
+  alignas(64) float weights[kR][kFloatChunk];
+  const float* from[kMaxTokens];
+  for (int64_t r = 0; r < rows; r += kR)
+    for (int64_t k = 0; k < m.columns; k += kFloatChunk) {
+      const int64_t count = smaller(kFloatChunk, m.columns - k);
+      for (int i = 0; i < kR; ++i) dequantize<V>(m, first + r + i, k, count, weights[i]);
+      for (int64_t t = 0; t < tokens; ++t) from[t] = static_cast<const float*>(x[t]) + k;
+      dot_float_tokens<V, kR, 4>(weights, count, from, tokens, stride, out + r);
+    }
+}
+
+template <class V>
+void multiply(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens, float* out) {
+  memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
+  // Few tokens: memory is the limit, and one row after the other is what the prefetcher follows best.
+  const int64_t blocked = tokens < 4 ? 0 : rows / 4 * 4;
+  multiply_float_rows<V, 4>(m, first, blocked, x, tokens, rows, out);
+  multiply_float_rows<V, 1>(m, first + blocked, rows - blocked, x, tokens, rows, out + blocked);
+}
+
+}  // namespace
