@@ -17,7 +17,8 @@ from edgepress.errors import CheckpointError, InputError, UnsupportedModel
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
+_HUB_FILES = ["*.json", "*.jinja"]
+_HUB_WEIGHTS = ["*.safetensors"]
 
 
 class Checkpoint:
@@ -203,8 +204,13 @@ def _headers(files: Mapping[str, Path]) -> dict[str, tuple[str, tuple[int, ...]]
     return headers
 
 
-def resolve_model(model: str) -> Path:
-    """A local folder, or a hub id, which is downloaded (resumably) into the Hugging Face cache."""
+def resolve_model(model: str, *, weights: bool = True) -> Path:
+    """A local folder, or a hub id, which is downloaded (resumably, with or without its weights) into the hub's cache.
+
+    Raises:
+        InputError: neither a folder nor a hub id.
+        CheckpointError: the download failed.
+    """
     path = Path(model)
     if path.exists():
         if not path.is_dir():
@@ -216,7 +222,7 @@ def resolve_model(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(model, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(model, allow_patterns=_HUB_FILES + _HUB_WEIGHTS * weights))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(

@@ -82,7 +82,7 @@ def _read(model: str) -> tuple[ModelSpec, int]:
     """(spec, bytes of the tokenizer files): the weights need not be there."""
     from edgepress.checkpoint import TOKENIZER_FILES, read_config, resolve_model
 
-    folder = resolve_model(model)
+    folder = resolve_model(model, weights=False)
     config = read_config(folder)
     files = [folder / name for name in TOKENIZER_FILES]
     overhead = sum(f.stat().st_size for f in files if f.is_file())
