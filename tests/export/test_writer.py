@@ -1,0 +1,171 @@
+"""The bundle on disk: places, sizes, names, and nothing left behind."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgepress.bundle import ALIGNMENT, DATA, LIBRARY, MANIFEST, MODEL, open_bundle
+from edgepress.checkpoint import open_checkpoint
+from edgepress.compress import Packer
+from edgepress.errors import BundleError, InputError, PlanError
+from edgepress.export import export
+from edgepress.export.data_file import DataFile, place
+from edgepress.layout import Stored, all_tensors
+from edgepress.onnx_walk import external_data
+from edgepress.plan import Plan, uniform_plan
+from tests.export.conftest import Bundles
+from tests.tiny import SAMPLE
+
+
+@given(st.lists(st.integers(1, 300_000), min_size=1, max_size=40))
+def test_tensors_do_not_overlap_and_large_ones_are_aligned(sizes: list[int]) -> None:
+    tensors = [Stored(f"t{i}", "uint8", (size,)) for i, size in enumerate(sizes)]
+    offsets, end = place(tensors)
+    spans = sorted((offsets[t.name], offsets[t.name] + t.nbytes) for t in tensors)
+    assert all(a_end <= b for (_, a_end), (b, _) in itertools.pairwise(spans))
+    assert spans[-1][1] == end
+    assert all(offsets[t.name] % (ALIGNMENT if t.nbytes >= ALIGNMENT else 64) == 0 for t in tensors)
+
+
+def test_small_tensors_fill_gaps() -> None:
+    large = [Stored(n, "uint8", (ALIGNMENT + 1,)) for n in "ab"]
+    offsets, end = place([*large, Stored("small", "uint8", (1000,))])
+    assert offsets["a"] < offsets["small"] < offsets["b"]
+    assert end == offsets["b"] + ALIGNMENT + 1
+
+
+@pytest.mark.parametrize("width", ["16", "4z"])
+def test_every_stored_tensor_lies_in_the_data_file_under_the_checkpoints_path(width: str, bundle_of: Bundles) -> None:
+    model, bundle = bundle_of("sample", width)
+    spec = open_checkpoint(model).spec
+    stored = {t.name: t.nbytes for t in all_tensors(spec, uniform_plan(spec, width))}
+    placed = {e.tensor: e for e in external_data(bundle / MODEL)}
+    assert {name: e.length for name, e in placed.items()} == stored
+    assert all(e.location == DATA for e in placed.values())
+    assert all(e.offset % ALIGNMENT == 0 for e in placed.values() if (e.length or 0) >= ALIGNMENT)
+    names = {"model.layers.0.self_attn.q_proj.weight", "model.norm.weight", "model.layers.5.mlp.gate.weight"}
+    assert names <= placed.keys()
+
+
+@pytest.mark.parametrize("width", ["16", "8", "4z"])
+def test_bits_per_weight_is_what_the_disk_says(width: str, bundle_of: Bundles) -> None:
+    _, bundle = bundle_of("sample", width)
+    manifest = open_bundle(bundle, verify=True).manifest
+    on_disk = sum(p.stat().st_size for p in bundle.iterdir())
+    assert manifest.size_bytes == on_disk
+    assert manifest.bits_per_weight == pytest.approx(8 * on_disk / manifest.parameters, rel=1e-5)
+    assert manifest.parameters == sum(p.numel() for p in _transformers_parameters())
+
+
+def _transformers_parameters() -> Iterator[Any]:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(SAMPLE).parameters()
+
+
+def test_a_4_bit_plan_stores_experts_at_4_63_bits_at_most(bundle_of: Bundles) -> None:
+    model, bundle = bundle_of("sample", "4z")
+    experts = [e for e in external_data(bundle / MODEL) if ".mlp.experts." in e.tensor]
+    spec = open_checkpoint(model).spec
+    assert spec.experts
+    weights = spec.layers * spec.experts.count * 3 * spec.hidden_size * spec.experts.intermediate
+    assert 4 < 8 * sum(e.length or 0 for e in experts) / weights <= 4.63
+
+
+def test_experts_are_one_node_per_layer_with_a_body_of_its_own(bundle_of: Bundles) -> None:
+    _, bundle = bundle_of("sample", "4z")
+    model = onnx.load(str(bundle / MODEL), load_external_data=False)
+    bodies = {(f.domain, f.name, f.overload) for f in model.functions}
+    nodes = [n for n in model.graph.node if n.domain == "edgepress"]
+    assert {(n.domain, n.op_type, n.overload) for n in nodes} == bodies
+    assert [n.op_type for n in nodes].count("Experts") == 6
+
+
+def test_hashes_are_those_of_the_files(bundle_of: Bundles) -> None:
+    _, bundle = bundle_of("sample", "4z")
+    files = json.loads((bundle / MANIFEST).read_text())["files"]
+    assert files.keys() == {p.name for p in bundle.iterdir()} - {MANIFEST}
+    assert LIBRARY in files
+    for name, facts in files.items():
+        assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == facts["sha256"]
+
+
+def test_the_same_source_gives_the_same_bytes(bundle_of: Bundles, tmp_path: Path) -> None:
+    model, bundle = bundle_of("sample", "4z")
+    checkpoint = open_checkpoint(model)
+    export(Packer(checkpoint, uniform_plan(checkpoint.spec, "4z")), tmp_path / "again", with_library=True)
+    for path in bundle.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def sample_packer(plan: Plan | None = None) -> Packer:
+    checkpoint = open_checkpoint(SAMPLE)
+    return Packer(checkpoint, plan or uniform_plan(checkpoint.spec, "4"))
+
+
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(InputError, match="exists"):
+        export(sample_packer(), tmp_path / "bundle")
+
+
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(items: Any, description: str) -> Iterator[Any]:
+        yield from list(items)[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(sample_packer(), tmp_path / "bundle", track=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_that_lacks_rows_is_refused(tmp_path: Path) -> None:
+    class Lacking(Packer):
+        def emit(self, part: str, sink: Any) -> None:
+            if part != "layers.2":
+                super().emit(part, sink)
+
+    checkpoint = open_checkpoint(SAMPLE)
+    with pytest.raises(BundleError, match=r"layers\.2.*lacks"):
+        export(Lacking(checkpoint, uniform_plan(checkpoint.spec, "4")), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "rows"),
+    [
+        ("a", 0, np.zeros((2, 5), np.uint8)),
+        ("a", 3, np.zeros((2, 4), np.uint8)),
+        ("a", 0, np.zeros((2, 4), np.int8)),
+        ("b", 0, np.zeros((2, 4), np.uint8)),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(name: str, row: int, rows: np.ndarray, tmp_path: Path) -> None:
+    with DataFile(tmp_path / "data", [Stored("a", "uint8", (4, 4))]) as data, pytest.raises(BundleError, match=name):
+        data(name, row, rows)
+
+
+def test_a_tokenizer_is_required(tmp_path: Path) -> None:
+    packer = sample_packer()
+    packer.folder = tmp_path
+    with pytest.raises(BundleError, match=r"tokenizer\.json"):
+        export(packer, tmp_path / "bundle")
+
+
+def test_the_cuda_provider_refuses_two_widths_in_one_expert(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(SAMPLE)
+    plan = uniform_plan(checkpoint.spec, "4")
+    experts = {i: {e: {"gate_up": "4", "down": "8" if e else "4"} for e in of} for i, of in plan.experts.items()}
+    with pytest.raises(PlanError, match="layer 0"):
+        export(sample_packer(replace(plan, experts=experts)), tmp_path / "bundle", provider="cuda")
+    assert list(tmp_path.iterdir()) == []
