@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edgepress.bundle import ALIGNMENT, DATA, LIBRARY, MANIFEST, MODEL, open_bundle
 from edgepress.checkpoint import open_checkpoint
 from edgepress.compress import Packer
-from edgepress.errors import BundleError, InputError, PlanError
+from edgepress.errors import BundleError, EdgepressError, InputError, PlanError
 from edgepress.export import export
 from edgepress.export.data_file import DataFile, place
 from edgepress.layout import Stored, all_tensors
@@ -158,7 +158,7 @@ def test_rows_that_do_not_fit_are_refused(name: str, row: int, rows: np.ndarray,
 def test_a_tokenizer_is_required(tmp_path: Path) -> None:
     packer = sample_packer()
     packer.folder = tmp_path
-    with pytest.raises(BundleError, match=r"tokenizer\.json"):
+    with pytest.raises(EdgepressError, match=r"tokenizer\.json"):
         export(packer, tmp_path / "bundle")
 
 
