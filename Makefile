@@ -15,6 +15,10 @@ setup: $(READY)
 demo: $(READY)
 	$(BIN)/edgepress demo -o demo-output
 
+# Speed, memory and load time of the demo's bundles; close other programs first.
+bench: demo
+	$(BIN)/edgepress bench demo-output/16-bit demo-output/8-bit demo-output/4-bit
+
 test: lint types
 	$(BIN)/pytest
 
