@@ -9,7 +9,7 @@ from pathlib import Path
 from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
 from edgepress.compress.packed import PLAN, RECORD, VERSION, PackedModel, open_packed, part_file, writing
 from edgepress.compress.packer import Packer
-from edgepress.errors import InputError
+from edgepress.errors import EdgepressError, InputError
 from edgepress.layout import part_tensors, parts
 from edgepress.plan import Plan
 from edgepress.progress import Track, silent
@@ -18,8 +18,9 @@ from edgepress.progress import Track, silent
 def apply(checkpoint: Checkpoint, plan: Plan, folder: Path, *, track: Track = silent) -> PackedModel:
     """Press a checkpoint into a packed folder.
 
-    The parts are written to `<folder>.partial`, which becomes `folder` when all is done. A later call with the same
-    checkpoint and plan keeps the parts that are there; the result is the same, byte for byte.
+    The parts are written to `<folder>.partial`, which becomes `folder` when all is done. It stays after an interruption
+    or a full disk: a later call with the same checkpoint and plan keeps the parts that are there, and the result is the
+    same, byte for byte.
 
     Raises:
         InputError: the folder exists, or `<folder>.partial` belongs to another checkpoint or plan.
@@ -32,19 +33,27 @@ def apply(checkpoint: Checkpoint, plan: Plan, folder: Path, *, track: Track = si
     packer = Packer(checkpoint, plan)
     partial = folder.with_name(f"{folder.name}.partial")
     _begin(partial, packer)
-    for part in track(parts(packer.spec), "pressing"):
-        target = partial / part_file(part)
-        if not target.exists():
-            with writing(target, part_tensors(packer.spec, plan, part)) as sink:
-                packer.emit(part, sink)
-    plan.save(partial / PLAN)
-    for name in ("config.json", *TOKENIZER_FILES):
-        if (checkpoint.path / name).is_file():
-            shutil.copyfile(checkpoint.path / name, partial / name)
-    _sync(partial)
+    try:
+        _press(packer, partial, track)
+    except EdgepressError:  # the next run would meet it again
+        shutil.rmtree(partial)
+        raise
     os.rename(partial, folder)
     _sync_path(folder.parent)
     return open_packed(folder)
+
+
+def _press(packer: Packer, partial: Path, track: Track) -> None:
+    for part in track(parts(packer.spec), "pressing"):
+        target = partial / part_file(part)
+        if not target.exists():
+            with writing(target, part_tensors(packer.spec, packer.plan, part)) as sink:
+                packer.emit(part, sink)
+    packer.plan.save(partial / PLAN)
+    for name in ("config.json", *TOKENIZER_FILES):
+        if (packer.folder / name).is_file():
+            shutil.copyfile(packer.folder / name, partial / name)
+    _sync(partial)
 
 
 def _begin(partial: Path, packer: Packer) -> None:

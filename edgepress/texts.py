@@ -26,6 +26,14 @@ def read_text(path: Path) -> str:
     return text
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json; raises CheckpointError if it is missing or damaged."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as cause:  # tokenizers raises nothing more specific
+        raise CheckpointError(f"cannot read {path}: {cause}; download the model's tokenizer again") from None
+
+
 def chunks(ids: Sequence[int], context: int, bos: int | None) -> np.ndarray:
     """Cut tokens into full chunks, as llama-perplexity does: the rest is left out, `bos` replaces first tokens.
 
@@ -56,10 +64,7 @@ def calibration_ids(
         InputError: a text that cannot be read, or is shorter than one chunk.
         CheckpointError: the tokenizer cannot be read.
     """
-    try:
-        encoder = Tokenizer.from_file(str(tokenizer))
-    except Exception as cause:  # tokenizers raises nothing more specific
-        raise CheckpointError(f"cannot read {tokenizer}: {cause}; download the model's tokenizer again") from None
+    encoder = read_tokenizer(tokenizer)
     cut = []
     for path in texts:
         ids = encoder.encode(read_text(path), add_special_tokens=False).ids

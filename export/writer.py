@@ -25,6 +25,7 @@ from edgepress.layout import all_tensors, kept_parameters, parts
 from edgepress.packed import WeightSource
 from edgepress.plan import Plan
 from edgepress.progress import Track, silent
+from edgepress.texts import read_tokenizer
 
 
 def export(
@@ -40,21 +41,22 @@ def export(
 
     Raises:
         InputError: the folder exists, or the provider is unknown.
-        BundleError: no tokenizer.json, too little space, or weights that do not fit the plan.
+        CheckpointError: the tokenizer or another file of the model cannot be read.
+        BundleError: too little space, or weights that do not fit the plan.
     """
     if provider not in PROVIDERS:
         raise InputError(f"unknown provider {provider!r}; use {' or '.join(PROVIDERS)}")
     if folder.exists():
         raise InputError(f"output folder {folder} exists; choose another or remove it")
-    if not (source.folder / TOKENIZER).is_file():
-        raise BundleError(f"{source.folder} lacks {TOKENIZER}; a bundle cannot run without it, add the model's own")
+    read_tokenizer(source.folder / TOKENIZER)
+    genai = genai_config(source, provider, with_library)
     plan = replace(source.plan, dtype16="float16") if provider == "cuda" else source.plan
     context = Context(source.spec, plan, half=provider == "cuda")
     model = build_model(context)
     with _staging(folder) as staging:
         _write_weights(source, plan, model, staging, track)
         _copy_companions(source, staging, with_library)
-        _write_json(staging / GENAI_CONFIG, genai_config(source, provider, with_library))
+        _write_json(staging / GENAI_CONFIG, genai)
         manifest = _write_manifest(source, plan, provider, staging)
         _sync(staging)
         os.rename(staging, folder)

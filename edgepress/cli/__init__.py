@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from functools import cache
 from typing import Any
 
 import typer
@@ -24,6 +25,7 @@ TYPER_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt inside a comm
 INTERRUPTED = "interrupted; run the same command again to resume where it can"
 
 
+@cache
 def _register() -> None:
     from edgepress.cli import demo, devices, inspecting, measure, press, run
 
@@ -67,8 +69,8 @@ def _missing_message(error: ModuleNotFoundError) -> str:
 
 def _os_message(error: OSError) -> str:
     where = error.filename or "the output"
-    if error.errno == errno.ENOSPC:
-        return f"no space left on the disk for {where}; free some or choose another output folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{error.strerror}: {where}; free some space or choose another output folder"
     return f"{error.strerror or error}: {where}; check the path and its permissions"
 
 

@@ -1,9 +1,11 @@
 """Options and output that every command shares. Results go to stdout; progress and messages to stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -17,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from edgepress.errors import InputError
 from edgepress.progress import Track, length
 
 T = TypeVar("T")
@@ -56,6 +59,23 @@ def tracker() -> Iterator[Track]:
                 display.remove_task(task)
 
         yield track
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Refuse a folder that cannot be made or written in, before any work; if nothing comes of it, none of it stays."""
+    path = [folder, *folder.parents]
+    missing = [p for p in path if not p.exists()]
+    ground = path[len(missing)]
+    if not ground.is_dir() or not os.access(ground, os.W_OK | os.X_OK):
+        what = "may not be written in" if ground.is_dir() else "is not a folder"
+        raise InputError(f"cannot make {folder}: {ground} {what}; choose another output folder")
+    try:
+        yield
+    finally:
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()  # only if it is empty
 
 
 def human_bytes(count: float) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgepress.bundle import MANIFEST
-from edgepress.cli.common import Json, human_bytes, print_json, tracker
+from edgepress.cli.common import Json, human_bytes, making, print_json, tracker
 from edgepress.cli.press import Provider
 from edgepress.errors import InputError, RuntimeFailure
 
@@ -95,27 +96,28 @@ def compare(
         raise InputError(f"two texts are called {max(names, key=names.count)}; rename one, for names label the results")
     texts = {name: read_text(path) for name, path in zip(names, text, strict=True)}
     source = _open_reference(reference, bundles[0], threads, verify)
-    with tracker() as track:
-        comparison = run(
-            bundles,
-            source,
-            texts,
-            context=context,
-            max_chunks=chunks,
-            provider=provider,
-            threads=threads,
-            prompt=prompt,
-            speed=speed,
-            verify=verify,
-            reference_name=reference,
-            track=track,
-        )
-    if json:
-        print_json(comparison.to_dict())
-    else:
-        print_comparison(comparison)
-    if output:
-        write_report(comparison, output, overwrite=force)
+    with making(output) if output else nullcontext():
+        with tracker() as track:
+            comparison = run(
+                bundles,
+                source,
+                texts,
+                context=context,
+                max_chunks=chunks,
+                provider=provider,
+                threads=threads,
+                prompt=prompt,
+                speed=speed,
+                verify=verify,
+                reference_name=reference,
+                track=track,
+            )
+        if json:
+            print_json(comparison.to_dict())
+        else:
+            print_comparison(comparison)
+        if output:
+            write_report(comparison, output, overwrite=force)
 
 
 def _open_reference(reference: str, bundle: Path, threads: int | None, verify: bool) -> "LogitsSource":

@@ -1,14 +1,13 @@
 """`compress` and `export`: from a checkpoint to a packed folder or a bundle."""
 
-import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgepress.cli.common import Json, human_bytes, print_json, tracker
-from edgepress.cli.pressing import Press, make_plan, make_source, pressing
+from edgepress.cli.common import Json, human_bytes, making, print_json, tracker
+from edgepress.cli.pressing import Press, calibrations, make_plan, make_source, pressing
 from edgepress.errors import InputError
 
 
@@ -36,11 +35,9 @@ def compress(model: Model, output: Output, press: Press, json: Json = False) -> 
         raise typer.BadParameter("say how small: --bits, --max-size, --device, --keep-experts or --plan")
     _refuse_existing(output)
     checkpoint = open_checkpoint(model)
-    cache = output.with_name(f"{output.name}.calibration")
-    with tracker() as track:
+    with making(output), calibrations(output) as cache, tracker() as track:
         plan = make_plan(checkpoint, press, "cpu", track, cache)
         apply(checkpoint, plan, output, track=track)
-    shutil.rmtree(cache, ignore_errors=True)
     size = sum(p.stat().st_size for p in output.iterdir())
     if json:
         print_json({"folder": str(output), "size_bytes": size, "why": plan.why})
@@ -63,8 +60,8 @@ def export(
     from edgepress.export import export as write
 
     _refuse_existing(output)
-    with tracker() as track:
-        source = make_source(model, press, provider, track)
+    with making(output), calibrations(output) as cache, tracker() as track:
+        source = make_source(model, press, provider, track, cache)
         manifest = write(source, output, provider=provider, with_library=with_library, track=track)
     if json:
         print_json({"bundle": str(output), **manifest.to_dict()})
@@ -76,5 +73,5 @@ def export(
 
 
 def _refuse_existing(output: Path) -> None:
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise InputError(f"output folder {output} exists; choose another or remove it")

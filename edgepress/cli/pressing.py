@@ -2,14 +2,16 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edgepress.errors import InputError
+from edgepress.errors import EdgepressError, InputError
 from edgepress.progress import Track
 
 
@@ -46,7 +48,19 @@ def pressing(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-def make_source(model: str, press: Press, provider: str, track: Track, cache: Path | None = None) -> Any:
+@contextmanager
+def calibrations(output: Path) -> Iterator[Path]:
+    """A hidden folder beside the output that keeps the calibration; it stays only after an interruption."""
+    cache = output.with_name(f".{output.name}.calibration")
+    try:
+        yield cache
+    except EdgepressError:
+        shutil.rmtree(cache, ignore_errors=True)
+        raise
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+def make_source(model: str, press: Press, provider: str, track: Track, cache: Path) -> Any:
     """The WeightSource that the options describe: a packed folder as it is, or a checkpoint pressed while it is read.
 
     Raises:
@@ -63,11 +77,13 @@ def make_source(model: str, press: Press, provider: str, track: Track, cache: Pa
     return Packer(checkpoint, make_plan(checkpoint, press, provider, track, cache))
 
 
-def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path | None = None) -> Any:
-    """The Plan that the options ask for."""
+def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path) -> Any:
+    """The Plan that the options ask for; a model without a sound tokenizer is refused before the long work."""
     from edgepress.compress import make_plan as plan_within
     from edgepress.plan import load_plan
+    from edgepress.texts import read_tokenizer
 
+    read_tokenizer(checkpoint.path / "tokenizer.json")
     if press.plan:
         if press != Press(plan=press.plan):
             raise InputError("--plan says everything; leave out the other press options, or edit the plan")
@@ -103,7 +119,7 @@ def _budget(spec: Any, press: Press) -> int | None:
     return min(wanted, default=None)
 
 
-def _calibrated(checkpoint: Any, press: Press, track: Track, cache: Path | None) -> Any:
+def _calibrated(checkpoint: Any, press: Press, track: Track, cache: Path) -> Any:
     if not press.calibrate:
         if press.keep_experts != 1.0 and press.prune != "random":
             raise InputError(f"--prune {press.prune} needs to see experts at work; add --calibrate FILE")
