@@ -78,8 +78,8 @@ struct Row {
   static constexpr int64_t kGroup = V::kLanes / 4;
 
   const uint8_t* codes;
-  int64_t units, whole;                // of all units, those in groups that are stored whole; ...
-  uint8_t last[kGroup * kUnit] = {};   // ... the others' codes, with zeros after them
+  int64_t units, whole;               // of all units, those in groups that are stored whole; ...
+  uint8_t last[kGroup * kUnit] = {};  // ... the others' codes, with zeros after them
   alignas(64) float scales[2][kChunkUnits];
   alignas(64) float shifts[2][kChunkUnits];
 
