@@ -48,7 +48,7 @@ def _solve(unit: np.ndarray, cost: np.ndarray, extra: np.ndarray, spare: int) ->
     count = len(unit)
     one_per_unit = csr_array((np.ones(count), (unit, np.arange(count))))
     # Scaled to about 1, so that the solver's absolute tolerances mean little.
-    cost_scale = np.median(cost[cost > 0]) if (cost > 0).any() else 1.0
+    cost_scale = max(np.median(cost[cost > 0]), cost.max() * 1e-6) if (cost > 0).any() else 1.0
     byte_scale = extra[extra > 0].min() if (extra > 0).any() else 1.0
     result = milp(
         cost / cost_scale,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgepress.bundle import ALIGNMENT
 from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
 from edgepress.compress.allocate import Option, allocate, smallest_size
 from edgepress.compress.quantizers import QUANTIZERS
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from edgepress.compress.statistics import Statistics
 
 _UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}
-_ALIGNMENT = 64 * 1024  # of large tensors in a bundle: half of it is lost for each, on average
+_GRAPH_BYTES = 3072  # of model.onnx, per stored tensor
 
 
 def make_plan(
@@ -51,6 +52,8 @@ def make_plan(
     """
     if bits is None and max_size is None:
         raise PlanError("a plan needs a budget: bits or max_size")
+    if bits is not None and not 0 < bits <= 16:
+        raise PlanError(f"{bits:g} bits per weight are no budget; use 4, 8, 16, or a mean between 4 and 16")
     if quantizer not in QUANTIZERS:
         raise PlanError(f"unknown quantizer {quantizer!r}; use one of {', '.join(QUANTIZERS)}")
     if block_size not in BLOCK_SIZES:
@@ -84,12 +87,12 @@ def _uniform(
 
 
 def size_of(checkpoint: Checkpoint, plan: Plan) -> int:
-    """Bytes that a bundle of this plan takes at most, about: weights, alignment, graph, manifest, tokenizer files."""
+    """Bytes that a bundle of this plan takes: weights and their alignment, tokenizer files, and room for the graph."""
     stored = [t.nbytes for t in all_tensors(checkpoint.spec, plan)]
-    padding = sum(_ALIGNMENT // 2 for nbytes in stored if nbytes >= _ALIGNMENT)
+    padding = sum(-nbytes % ALIGNMENT for nbytes in stored if nbytes >= ALIGNMENT)
     companions = [checkpoint.path / name for name in TOKENIZER_FILES]
     tokenizer = sum(path.stat().st_size for path in companions if path.is_file())
-    return sum(stored) + padding + tokenizer + 500 * len(stored) + len(plan.to_json())
+    return sum(stored) + padding + tokenizer + _GRAPH_BYTES * len(stored) + len(plan.to_json())
 
 
 def _check_size(size: int, max_size: int) -> None:
@@ -110,7 +113,7 @@ def _allocated(
     smallest = smallest_size(options)
     if bits is not None and bits * weights < 8 * smallest:
         raise PlanError(f"the matrices take {8 * smallest / weights:.3f} bits per weight at least, not {bits:g}")
-    budget = int(min(bits or 16, 16) * weights / 8)
+    budget = int((bits or 16) * weights / 8)
     while True:
         chosen = allocate(options, max(budget, smallest))
         plan = _with_formats(base, groups, chosen)
@@ -158,7 +161,8 @@ def _reasons(
     """The plan in sentences."""
     weights = sum(unit.weights for group in groups for unit in group)
     nbytes = sum(option.nbytes for option in chosen)
-    limits = [f"{bits:g} bits"] * (bits is not None) + [f"a bundle of {_mb(max_size or 0)}"] * (max_size is not None)
+    limits = [f"{bits:g} bits"] if bits is not None else []
+    limits += [f"a bundle of {_mb(max_size)}"] if max_size is not None else []
     why = [
         f"{8 * nbytes / weights:.3f} bits per weight over all matrices ({_mb(nbytes)}), within {' and '.join(limits)}",
         *base.why[1:],

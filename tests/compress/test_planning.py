@@ -1,0 +1,155 @@
+"""Plans: they meet their budget, spend it where the noise counts, and say why."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint, open_checkpoint
+from edgepress.compress import make_plan
+from edgepress.compress.sensitivity import Meter
+from edgepress.errors import PlanError
+from edgepress.formats import FORMATS, parse_format
+from edgepress.layout import all_tensors
+from edgepress.plan import Plan, expert_shapes, load_plan, matrix_roles
+from edgepress.progress import silent
+from tests.tiny import OF_TYPE, SAMPLE, tiny_checkpoint
+
+Tiny = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def sample() -> Checkpoint:
+    return open_checkpoint(SAMPLE)
+
+
+def mean_bits(checkpoint: Checkpoint, plan: Plan) -> float:
+    """Stored bits per weight over all matrices, by adding them up."""
+    spec = checkpoint.spec
+    matrices = [(plan.formats[role], shape) for role, shape in matrix_roles(spec)]
+    for kept in plan.experts.values():
+        matrices += [(name, expert_shapes(spec)[p]) for widths in kept.values() for p, name in widths.items()]
+    stored = sum(parse_format(name, "").matrix_bytes(*shape, plan.block_size) for name, shape in matrices)
+    return 8 * stored / sum(rows * columns for _, (rows, columns) in matrices)
+
+
+@pytest.mark.parametrize("bits, at_most", [(4, 4.63), (8, 8.5), (16, 16)])
+def test_whole_widths_are_uniform(bits: float, at_most: float, sample: Checkpoint) -> None:
+    plan = make_plan(sample, bits=bits)
+    widths = set(plan.formats.values()) | {n for k in plan.experts.values() for w in k.values() for n in w.values()}
+    assert len(widths) == 1
+    assert mean_bits(sample, plan) <= at_most
+
+
+@pytest.mark.parametrize("bits", [4.7, 5, 6.3, 12])
+def test_mean_bits_come_close_to_the_budget_from_below(bits: float, sample: Checkpoint) -> None:
+    assert bits - 0.05 < mean_bits(sample, make_plan(sample, bits=bits, quantizer="rtn")) <= bits
+
+
+def test_max_size_bounds_everything_that_is_stored(sample: Checkpoint) -> None:
+    plan = make_plan(sample, max_size=10_000_000, quantizer="rtn")
+    tokenizer = sum((SAMPLE / n).stat().st_size for n in TOKENIZER_FILES if (SAMPLE / n).exists())
+    assert 9_000_000 < sum(t.nbytes for t in all_tensors(sample.spec, plan)) + tokenizer < 10_000_000
+
+
+def test_the_tighter_of_two_budgets_holds(sample: Checkpoint) -> None:
+    assert mean_bits(sample, make_plan(sample, bits=5, max_size=20_000_000, quantizer="rtn")) <= 5
+    assert mean_bits(sample, make_plan(sample, bits=12, max_size=9_000_000, quantizer="rtn")) < 5.7
+
+
+@pytest.mark.parametrize(
+    "budget, message",
+    [
+        ({"bits": 4.2}, r"4\.500 bits per weight at least"),
+        ({"max_size": 3_000_000}, r"takes 8\.\d MB at least, 5\.\d MB more than the 3\.0 MB"),
+        ({"bits": 4, "max_size": 3_000_000}, r"8\.\d MB at least, 5\.\d MB more"),
+        ({}, "needs a budget"),
+        ({"bits": 5, "quantizer": "magic"}, "kquant, rtn"),
+        ({"bits": 5, "block_size": 7}, "block size 7"),
+        ({"bits": 5, "formats": ("3",)}, "unknown width '3'"),
+        ({"bits": 4, "keep": {0: [3]}}, "keeps 1 experts in layer 0"),
+        ({"bits": 4, "keep": {0: [3, 99]}}, "expert 99"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(budget: dict[str, Any], message: str, sample: Checkpoint) -> None:
+    with pytest.raises(PlanError, match=message):
+        make_plan(sample, **budget)
+
+
+@pytest.mark.parametrize("model_type", OF_TYPE)
+def test_plans_of_every_architecture_replay_from_json(model_type: str, tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny(model_type))
+    plan = make_plan(checkpoint, bits=6)
+    plan.save(tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json", checkpoint.spec).digest() == plan.digest()
+
+
+def test_only_kept_experts_are_planned(sample: Checkpoint) -> None:
+    plan = make_plan(sample, bits=5, keep={0: [5, 3, 8], 2: [1, 0]}, quantizer="rtn")
+    assert [plan.kept(layer) for layer in (0, 1, 2)] == [[3, 5, 8], list(range(16)), [0, 1]]
+
+
+def test_projections_share_a_width_where_the_provider_wants_it(sample: Checkpoint) -> None:
+    plan = make_plan(sample, bits=6.5, uniform_experts=True, quantizer="rtn")
+    widths = [w for kept in plan.experts.values() for w in kept.values()]
+    assert all(w["gate_up"] == w["down"] for w in widths)
+    assert len({w["down"] for w in widths}) > 1
+
+
+def test_only_allowed_formats_are_chosen(sample: Checkpoint) -> None:
+    plan = make_plan(sample, bits=6, formats=("4", "8"), quantizer="rtn")
+    assert set(plan.formats.values()) <= {"4", "8"}
+
+
+def test_rows_that_blocks_do_not_divide_stay_at_sixteen_bits(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("olmoe", tmp_path / "odd", intermediate_size=48))
+    for bits in (4, 6):
+        plan = make_plan(checkpoint, bits=bits)
+        assert {w["down"] for kept in plan.experts.values() for w in kept.values()} == {"16"}
+        assert plan.experts[0][0]["gate_up"] != "16"
+
+
+def test_always_active_matrices_get_more_bits_than_experts(sample: Checkpoint) -> None:
+    plan = make_plan(sample, bits=5.5, quantizer="rtn")
+    attention = [parse_format(plan.formats[f"layers.{i}.{m}"], "").bits for i in range(6) for m in "qkvo"]
+    experts = [parse_format(n, "").bits for kept in plan.experts.values() for w in kept.values() for n in w.values()]
+    assert np.mean(attention) > np.mean(experts)
+
+
+def calibrated(frequent: int) -> Any:
+    """Statistics of a calibration in which one expert of every layer saw most tokens."""
+    frequency = np.where(np.arange(16) == frequent, 900, 10)
+    layers = dict.fromkeys(range(6), frequency)
+    mass = {layer: 0.5 * f for layer, f in layers.items()}
+    return SimpleNamespace(tokens=525, frequency=layers, gate_mass=mass, input_square={})
+
+
+def test_the_expert_that_most_tokens_use_gets_the_most_bits(sample: Checkpoint) -> None:
+    plan = make_plan(sample, bits=6, statistics=calibrated(frequent=7), quantizer="rtn")
+    for kept in plan.experts.values():
+        bits = {e: sum(parse_format(n, "").bits for n in widths.values()) for e, widths in kept.items()}
+        assert bits[7] == 16
+        assert np.mean([b for e, b in bits.items() if e != 7]) < 12
+
+
+def test_columns_that_inputs_leave_empty_cost_nothing(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("llama", tmp_path / "llama"))
+    silent_columns = SimpleNamespace(input_square={"layers.0.q": np.zeros(64)})
+    units = Meter(checkpoint, [FORMATS["4"]], "rtn", 32, silent_columns).units({}, silent)  # type: ignore[arg-type]
+    costs = {u.role: u.options[0].cost for u in units}
+    assert costs["layers.0.q"] == 0 < costs["layers.1.q"]
+
+
+def test_equal_budgets_give_equal_plans(sample: Checkpoint) -> None:
+    assert make_plan(sample, bits=5.2, quantizer="rtn") == make_plan(sample, bits=5.2, quantizer="rtn")
+
+
+def test_the_plan_says_why(sample: Checkpoint) -> None:
+    why = "\n".join(make_plan(sample, bits=5.5, keep={0: [0, 1]}, quantizer="rtn").why)
+    assert "within 5.5 bits" in why
+    assert "82 of 96 experts are kept" in why
+    assert "down of experts:" in why
+    assert "most sensitive: embedding" in why
