@@ -3,21 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from edgepress.bundle import ALIGNMENT
 from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
 from edgepress.compress.allocate import Option, allocate, smallest_size
 from edgepress.compress.quantizers import QUANTIZERS
 from edgepress.compress.sensitivity import Meter, Unit
+from edgepress.compress.statistics import Statistics
 from edgepress.errors import PlanError
 from edgepress.formats import BLOCK_SIZES, parse_format
 from edgepress.layout import all_tensors
 from edgepress.plan import PROJECTIONS, Plan, check_plan, uniform_plan
 from edgepress.progress import Track, silent
-
-if TYPE_CHECKING:
-    from edgepress.compress.statistics import Statistics
 
 _UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}
 _GRAPH_BYTES = 3072  # of model.onnx, per stored tensor
@@ -31,7 +28,7 @@ def make_plan(
     keep: Mapping[int, list[int]] | None = None,
     quantizer: str = "kquant",
     block_size: int = 32,
-    statistics: "Statistics | None" = None,
+    statistics: Statistics | None = None,
     formats: Sequence[str] = ("4", "4z", "8", "16"),
     uniform_experts: bool = False,
     track: Track = silent,

@@ -1,5 +1,6 @@
 """Opens models on ONNX Runtime's execution providers. The one module that imports onnxruntime."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -18,6 +19,7 @@ _SILENT = 4  # ONNX Runtime's own log lines; errors reach the caller as exceptio
 
 def onnxruntime() -> ModuleType:
     """The onnxruntime module; raises RuntimeFailure naming what to install."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.32 it reports to its makers from the import on
     try:
         import onnxruntime as ort
     except ImportError:

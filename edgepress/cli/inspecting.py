@@ -14,6 +14,7 @@ from edgepress.architecture import ModelSpec, parameters, roles
 from edgepress.bundle import MANIFEST, open_bundle
 from edgepress.cli.common import Json, human_bytes, print_json
 from edgepress.devices.cost import PARTS, active_parameters, role_part
+from edgepress.errors import BundleError
 
 if TYPE_CHECKING:
     from edgepress.checkpoint import Checkpoint
@@ -105,11 +106,17 @@ def task_of(config: dict[str, Any]) -> str | None:
 def inspect_bundle(path: Path) -> dict[str, Any]:
     """Facts of a bundle, from its checked manifest."""
     manifest = open_bundle(path).manifest.to_dict()
-    plan = manifest.pop("plan")
+    try:
+        plan = plan_facts(manifest.pop("plan"))
+    except (KeyError, TypeError, AttributeError):
+        raise BundleError(f"{path / MANIFEST} holds no sound plan; write the bundle again") from None
+    return {"bundle": str(path), **manifest, **plan}
+
+
+def plan_facts(plan: dict[str, Any]) -> dict[str, Any]:
+    """What a plan (as JSON) keeps, and at which widths."""
     experts = [formats for layer in plan["experts"].values() for formats in layer.values()]
     return {
-        "bundle": str(path),
-        **manifest,
         "experts_kept": {layer: len(kept) for layer, kept in plan["experts"].items()},
         "expert_widths": dict(Counter(name for formats in experts for name in formats.values())),
         "other_widths": dict(Counter(plan["formats"].values())),

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgepress.bundle import MANIFEST
+from edgepress.bundle import MANIFEST, open_bundle
 from edgepress.cli.common import Json, human_bytes, making, print_json, tracker
 from edgepress.cli.press import Provider
 from edgepress.errors import InputError, RuntimeFailure
@@ -95,7 +95,7 @@ def compare(
     if len(set(names)) < len(names):
         raise InputError(f"two texts are called {max(names, key=names.count)}; rename one, for names label the results")
     texts = {name: read_text(path) for name, path in zip(names, text, strict=True)}
-    source = _open_reference(reference, bundles[0], threads, verify)
+    source = _open_reference(reference, open_bundle(bundles[0]).path, threads, verify)
     with making(output) if output else nullcontext():
         with tracker() as track:
             comparison = run(
@@ -126,8 +126,9 @@ def _open_reference(reference: str, bundle: Path, threads: int | None, verify: b
     from edgepress.runtime.session import Session
 
     if (Path(reference) / MANIFEST).exists():
-        check_tokenizers([Path(reference), bundle])
-        return SessionLogits(Session(reference, threads=threads, verify=verify))
+        session = Session(reference, threads=threads, verify=verify)
+        check_tokenizers([session.path, bundle])
+        return SessionLogits(session)
     try:
         from edgepress.checkpoint import open_checkpoint
         from edgepress.compress.reference import ReferenceModel

@@ -96,7 +96,7 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
         keep = choose_experts(checkpoint.spec, statistics, press.keep_experts, press.prune)
     return plan_within(
         checkpoint,
-        bits=press.bits if press.bits or press.max_size or press.device else 16,
+        bits=16 if press.bits is None and not press.max_size and not press.device else press.bits,
         max_size=_budget(checkpoint.spec, press),
         keep=keep,
         quantizer=press.quantizer,

@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
 
 from edgepress.checkpoint import INDEX, open_checkpoint
 from edgepress.errors import CheckpointError, EdgepressError, InputError, UnsupportedModel
-
-GATE = "model.layers.0.mlp.gate.weight"
-NORM = "model.norm.weight"
+from tests.hostile.damage import GATE, NORM, change_config, change_header, change_weights, shard
 
 
 @pytest.fixture
@@ -34,39 +31,6 @@ def refused(folder: Path, *mentions: str, error: type[EdgepressError] = Checkpoi
     for mention in mentions:
         assert mention in message
     return message
-
-
-def change_config(folder: Path, **facts: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config.update(facts)
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "absent"}))
-
-
-def change_weights(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-
-
-def change_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    data = (folder / "model.safetensors").read_bytes()
-    size = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + size])
-    change(header)
-    text = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
-
-
-def shard(folder: Path, second: str = "b.safetensors") -> None:
-    """Split the weights into a.safetensors and another shard, under an index."""
-    weights = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    head = {NORM: weights.pop(NORM)}
-    save_file(weights, folder / "a.safetensors")
-    if "/" not in second:
-        save_file(head, folder / second)
-    files = {**dict.fromkeys(weights, "a.safetensors"), NORM: second}
-    (folder / INDEX).write_text(json.dumps({"weight_map": files}))
 
 
 class TestWeights:

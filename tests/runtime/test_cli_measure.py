@@ -9,7 +9,7 @@ import pytest
 
 from edgepress.bundle import DATA, TOKENIZER
 from edgepress.cli import main
-from tests.runtime.tiny_bundle import CONTEXT, write_bundle
+from tests.runtime.tiny_bundle import CONTEXT, write_bundle, write_manifest
 
 Edgepress = Callable[..., tuple[int, str, str]]
 CONTRACT = [
@@ -128,6 +128,7 @@ def test_a_reference_with_another_tokenizer_is_refused(
 ) -> None:
     other = write_bundle(tmp_path / "other")
     (other / TOKENIZER).write_text((other / TOKENIZER).read_text() + "\n")
+    write_manifest(other)
     status, _, err = edgepress("compare", tiny_bundle, "--reference", other, "--text", text)
     assert status == 1
     assert "different tokenizers" in err

@@ -1,0 +1,132 @@
+"""Plans that cannot be carried out, through `compress` and `export`: refused before any weight is pressed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgepress.checkpoint import open_checkpoint
+from edgepress.plan import uniform_plan
+from tests.hostile.cli import Refused
+
+Edit = Callable[[dict[str, Any]], None]
+BOTH = pytest.mark.parametrize("command", ["compress", "export"])
+
+
+@pytest.fixture
+def plan(folder: Path, tmp_path: Path) -> Path:
+    """A plan that fits the model."""
+    uniform_plan(open_checkpoint(folder).spec, "8").save(tmp_path / "plan.json")
+    return tmp_path / "plan.json"
+
+
+def edit(plan: Path, change: Edit) -> None:
+    facts = json.loads(plan.read_text())
+    change(facts)
+    plan.write_text(json.dumps(facts))
+
+
+def experts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Of layer 1: expert -> its formats."""
+    return dict[str, Any](facts["experts"])["1"]  # type: ignore[no-any-return]
+
+
+def keep(count: int) -> Edit:
+    return lambda facts: facts["experts"].update({"1": dict(list(experts(facts).items())[:count])})
+
+
+def rename(old: str, new: str) -> Edit:
+    return lambda facts: experts(facts).update({new: experts(facts).pop(old)})
+
+
+def width(value: Any) -> Edit:
+    return lambda facts: experts(facts)["3"].update(down=value)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("change", "mentions"),
+    [
+        (width("5"), ["unknown width '5'", "layers.1.experts.3.down", "use one of 4, 4z, 8, 8z, 16"]),
+        (width(8), ["unknown width 8", "layers.1.experts.3.down"]),
+        (width(["8"]), ["unknown width ['8']", "layers.1.experts.3.down"]),
+        (lambda f: f["formats"].update({"layers.0.q": "2"}), ["unknown width '2'", "layers.0.q"]),
+        (rename("0", "-1"), ["keeps expert -1 in layer 1", "0 to 7"]),
+        (rename("0", "8"), ["keeps expert 8 in layer 1", "0 to 7"]),
+        (rename("0", "first"), ["plan.json is not a plan", "first"]),
+        (keep(0), ["keeps 0 experts in layer 1", "chooses 2"]),
+        (keep(1), ["keeps 1 experts in layer 1", "chooses 2"]),
+        (lambda f: f["experts"].pop("1"), ["experts lacks 1"]),
+        (lambda f: f["experts"].update({"7": {}}), ["names 7", "does not have"]),
+        (lambda f: f["formats"].pop("layers.1.o"), ["formats lacks layers.1.o"]),
+        (lambda f: f["formats"].update(x="8"), ["names x", "does not have"]),
+        (lambda f: f["source"].update(fingerprint="0" * 16), ["made for another model", "make a new plan"]),
+        (lambda f: f["source"].update(model_type="mixtral"), ["made for another model (mixtral)"]),
+        (lambda f: f.update(block_size=24), ["block_size 24", "use one of"]),
+        (lambda f: f.update(quantizer="magic"), ["quantizer 'magic'", "kquant"]),
+        (lambda f: f.update(dtype16="float8"), ["dtype16 'float8'"]),
+        (lambda f: f.update(version=99), ["version 99"]),
+        (lambda f: f.update(mood="sunny"), ["'mood'", "remove it"]),
+        (lambda f: f.update(experts=[]), ["plan.json is not a plan"]),
+        (lambda f: f.pop("formats"), ["plan.json is not a plan", "formats"]),
+    ],
+)
+def test_an_impossible_plan(
+    refused: Refused, folder: Path, plan: Path, command: str, change: Edit, mentions: list[str]
+) -> None:
+    edit(plan, change)
+    refused([command, folder, "-o", "output", "--plan", plan], mentions)
+
+
+@BOTH
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"3", b"\xff\xfe", b"[" * 100_000])
+def test_a_plan_that_is_none(refused: Refused, folder: Path, plan: Path, command: str, content: bytes) -> None:
+    plan.write_bytes(content)
+    refused([command, folder, "-o", "output", "--plan", plan], ["plan.json"])
+
+
+@BOTH
+def test_a_plan_of_another_architecture(
+    refused: Refused, tiny: Callable[[str], Path], plan: Path, command: str
+) -> None:
+    refused([command, tiny("mixtral"), "-o", "output", "--plan", plan], ["made for another model (qwen3_moe)"])
+
+
+@BOTH
+def test_a_plan_that_is_not_there(refused: Refused, folder: Path, command: str) -> None:
+    refused([command, folder, "-o", "output", "--plan", "nowhere.json"], ["nowhere.json", "No such file"])
+
+
+@BOTH
+def test_a_plan_beside_other_options(refused: Refused, folder: Path, plan: Path, command: str) -> None:
+    refused([command, folder, "-o", "output", "--plan", plan, "--bits", 4], ["--plan", "leave out"])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("options", "mentions"),
+    [
+        (["--bits", 1], ["bits per weight at least", "1"]),
+        (["--bits", -4], ["bits"]),
+        (["--bits", 0], ["bits"]),
+        (["--bits", "nan"], ["bits"]),
+        (["--bits", "inf"], ["bits"]),
+        (["--max-size", "100kB"], ["more than the 0.1 MB allowed", "raise the budget"]),
+        (["--max-size", "5 bananas"], ["bananas", "2GB"]),
+        (["--device", "abacus"], ["abacus"]),
+        (["--bits", 4, "--quantizer", "magic"], ["quantizer 'magic'", "kquant"]),
+        (["--bits", 4, "--block-size", 24], ["block size 24", "use one of"]),
+        (["--keep-experts", 0.5], ["--prune reap", "--calibrate"]),
+        (["--keep-experts", 0.5, "--prune", "magic"], ["magic"]),
+        (["--keep-experts", 0, "--prune", "random"], ["keep"]),
+        (["--keep-experts", -1, "--prune", "random"], ["keep"]),
+        (["--keep-experts", 2, "--prune", "random"], ["keep"]),
+        (["--keep-experts", "nan", "--prune", "random"], ["keep"]),
+    ],
+)
+def test_impossible_press_options(
+    refused: Refused, folder: Path, command: str, options: list[object], mentions: list[str]
+) -> None:
+    refused([command, folder, "-o", "output", *options], mentions)
