@@ -9,19 +9,16 @@ follow the KL divergence that 4 bits in one kind of matrix cause within a factor
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.allocate import Option
 from edgepress.compress.quantizers import QUANTIZERS, dequantize
+from edgepress.compress.statistics import Statistics
 from edgepress.formats import F16, Format, fits
 from edgepress.plan import expert_shapes, matrix_roles
 from edgepress.progress import Track
-
-if TYPE_CHECKING:
-    from edgepress.compress.statistics import Statistics
 
 _SAMPLED_ROWS = 64
 _HEAD = 2.0
@@ -63,7 +60,7 @@ class Meter:
     formats: Sequence[Format]
     quantizer: str
     block_size: int
-    statistics: "Statistics | None"
+    statistics: Statistics | None
 
     def units(self, kept: Mapping[int, Sequence[int]], track: Track) -> list[Unit]:
         """Every matrix outside the experts, then the kept experts' matrices layer by layer."""
