@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from edgepress.architecture import ModelSpec
 from edgepress.bundle import ALIGNMENT
 from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
 from edgepress.compress.allocate import Option, allocate, smallest_size
@@ -11,9 +12,9 @@ from edgepress.compress.quantizers import QUANTIZERS
 from edgepress.compress.sensitivity import Meter, Unit
 from edgepress.compress.statistics import Statistics
 from edgepress.errors import PlanError
-from edgepress.formats import BLOCK_SIZES, parse_format
+from edgepress.formats import BLOCK_SIZES, F16, parse_format
 from edgepress.layout import all_tensors
-from edgepress.plan import PROJECTIONS, Plan, check_plan, uniform_plan
+from edgepress.plan import PROJECTIONS, Plan, check_plan, expert_shapes, matrix_roles, uniform_plan
 from edgepress.progress import Track, silent
 
 _UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}
@@ -55,32 +56,37 @@ def make_plan(
         raise PlanError(f"unknown quantizer {quantizer!r}; use one of {', '.join(QUANTIZERS)}")
     if block_size not in BLOCK_SIZES:
         raise PlanError(f"unknown block size {block_size}; use one of {BLOCK_SIZES}")
-    base = _uniform(checkpoint, _UNIFORM.get(bits, "16") if bits else "16", keep, quantizer, block_size)
-    check_plan(base, checkpoint.spec)
+    allowed = [parse_format(name, "the plan") for name in formats]
+    narrowest = min(allowed, key=lambda f: f.bits_per_weight(block_size, block_size)).name
+    width = _UNIFORM.get(bits or 0, narrowest)
+    smallest = replace(_uniform(checkpoint, width, keep, uniform_experts, block_size), quantizer=quantizer)
+    check_plan(smallest, checkpoint.spec)
+    _check_size(checkpoint, smallest, max_size)
     if bits in _UNIFORM:
-        if max_size is not None:
-            _check_size(size_of(checkpoint, base), max_size)
-        return base
-    chosen_formats = [parse_format(name, "the plan") for name in formats]
-    meter = Meter(checkpoint, chosen_formats, quantizer, block_size, statistics)
-    units = meter.units({layer: base.kept(layer) for layer in base.experts}, track)
-    return _allocated(checkpoint, base, units, bits, max_size, uniform_experts)
+        return smallest
+    _check_bits(checkpoint.spec, smallest, bits)
+    meter = Meter(checkpoint, allowed, quantizer, block_size, statistics)
+    units = meter.units({layer: smallest.kept(layer) for layer in smallest.experts}, track)
+    return _allocated(checkpoint, smallest, units, bits, max_size, uniform_experts)
 
 
 def _uniform(
-    checkpoint: Checkpoint, width: str, keep: Mapping[int, list[int]] | None, quantizer: str, block_size: int
+    checkpoint: Checkpoint, width: str, keep: Mapping[int, list[int]] | None, uniform_experts: bool, block_size: int
 ) -> Plan:
+    """One width everywhere, except where rows do not divide into blocks."""
     plan = uniform_plan(checkpoint.spec, width, dtype16=checkpoint.dtype16, block_size=block_size)
     why = [f"every matrix is stored at {width}"]
-    if keep is None:
-        return replace(plan, quantizer=quantizer, why=why)
     experts = {}
-    for layer, all_experts in plan.experts.items():
-        widths = next(iter(all_experts.values()))
-        experts[layer] = {e: dict(widths) for e in sorted(keep.get(layer, all_experts))}
-    kept, total = (sum(map(len, layers.values())) for layers in (experts, plan.experts))
-    why.append(f"{kept} of {total} experts are kept")
-    return replace(plan, experts=experts, quantizer=quantizer, why=why)
+    for layer, everyone in plan.experts.items():
+        widths = next(iter(everyone.values()))
+        if uniform_experts and len(set(widths.values())) > 1:
+            widths = dict.fromkeys(widths, F16.name)
+        kept = everyone if keep is None else keep.get(layer, everyone)
+        experts[layer] = {e: dict(widths) for e in sorted(kept)}
+    if keep is not None:
+        kept_count, total = (sum(map(len, layers.values())) for layers in (experts, plan.experts))
+        why.append(f"{kept_count} of {total} experts are kept")
+    return replace(plan, experts=experts, why=why)
 
 
 def size_of(checkpoint: Checkpoint, plan: Plan) -> int:
@@ -92,33 +98,39 @@ def size_of(checkpoint: Checkpoint, plan: Plan) -> int:
     return sum(stored) + padding + tokenizer + _GRAPH_BYTES * len(stored) + len(plan.to_json())
 
 
-def _check_size(size: int, max_size: int) -> None:
-    if size > max_size:
+def _check_size(checkpoint: Checkpoint, smallest: Plan, max_size: int | None) -> None:
+    size = size_of(checkpoint, smallest)
+    if max_size is not None and size > max_size:
         raise PlanError(
             f"the model takes {_mb(size)} at least, {_mb(size - max_size)} more than the {_mb(max_size)} allowed; "
             "raise the budget or keep fewer experts"
         )
 
 
+def _check_bits(spec: ModelSpec, smallest: Plan, bits: float | None) -> None:
+    matrices = [(smallest.format(role), shape) for role, shape in matrix_roles(spec)]
+    for layer, kept in smallest.experts.items():
+        for projection, shape in expert_shapes(spec).items():
+            matrices += [(smallest.expert_format(layer, e, projection), shape) for e in kept]
+    nbytes = sum(chosen.matrix_bytes(*shape, smallest.block_size) for chosen, shape in matrices)
+    least = 8 * nbytes / sum(rows * columns for _, (rows, columns) in matrices)
+    if bits is not None and bits < least:
+        raise PlanError(f"the matrices take {least:.3f} bits per weight at least, not {bits:g}; raise the budget")
+
+
 def _allocated(
-    checkpoint: Checkpoint, base: Plan, units: list[Unit], bits: float | None, max_size: int | None, uniform: bool
+    checkpoint: Checkpoint, smallest: Plan, units: list[Unit], bits: float | None, max_size: int | None, uniform: bool
 ) -> Plan:
     """The plan of least cost whose matrices stay within `bits` and whose bundle stays within `max_size`."""
     groups = _groups(units, uniform)
     options = [_combined(group) for group in groups]
-    weights = sum(unit.weights for unit in units)
-    smallest = smallest_size(options)
-    if bits is not None and bits * weights < 8 * smallest:
-        raise PlanError(f"the matrices take {8 * smallest / weights:.3f} bits per weight at least, not {bits:g}")
-    budget = int((bits or 16) * weights / 8)
+    budget = int((bits or 16) * sum(unit.weights for unit in units) / 8)
     while True:
-        chosen = allocate(options, max(budget, smallest))
-        plan = _with_formats(base, groups, chosen)
+        chosen = allocate(options, max(budget, smallest_size(options)))
+        plan = _with_formats(smallest, groups, chosen)
         excess = size_of(checkpoint, plan) - max_size if max_size is not None else 0
         if excess <= 0:
-            return replace(plan, why=_reasons(base, groups, chosen, bits, max_size))
-        if budget <= smallest:
-            _check_size(size_of(checkpoint, plan), max_size or 0)
+            return replace(plan, why=_reasons(smallest, groups, chosen, bits, max_size))
         budget = min(budget, sum(o.nbytes for o in chosen)) - excess
 
 
@@ -137,6 +149,8 @@ def _combined(group: list[Unit]) -> list[Option]:
     """The options that every unit of a group has, at the sum of their bytes and costs."""
     by_name = [{option.name: option for option in unit.options} for unit in group]
     shared = [name for name in by_name[0] if all(name in options for options in by_name)]
+    if not shared:
+        raise PlanError(f"the formats leave no common width to both projections of {group[0].role}; allow 16")
     return [Option(name, sum(o[name].nbytes for o in by_name), sum(o[name].cost for o in by_name)) for name in shared]
 
 

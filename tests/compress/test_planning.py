@@ -99,6 +99,22 @@ def test_projections_share_a_width_where_the_provider_wants_it(sample: Checkpoin
     assert len({w["down"] for w in widths}) > 1
 
 
+@pytest.mark.parametrize("budget", [{"bits": 4}, {"bits": 12}, {"max_size": 4_000_000}])
+def test_a_shared_width_is_one_that_both_projections_can_have(budget: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("olmoe", tmp_path / "odd", intermediate_size=48))
+    plan = make_plan(checkpoint, uniform_experts=True, **budget)
+    assert {n for kept in plan.experts.values() for w in kept.values() for n in w.values()} == {"16"}
+
+
+def test_an_impossible_budget_is_refused_before_anything_is_measured(
+    sample: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "tensor", lambda *_: pytest.fail("a weight was read"))
+    for budget in ({"bits": 4.2}, {"max_size": 3_000_000}):
+        with pytest.raises(PlanError, match="at least"):
+            make_plan(sample, **budget)  # type: ignore[arg-type]
+
+
 def test_only_allowed_formats_are_chosen(sample: Checkpoint) -> None:
     plan = make_plan(sample, bits=6, formats=("4", "8"), quantizer="rtn")
     assert set(plan.formats.values()) <= {"4", "8"}
