@@ -1,8 +1,8 @@
 """The bundle's data file: every stored tensor at its place, written as rows arrive."""
 
-import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -46,7 +46,8 @@ class DataFile:
     """A Sink (edgepress.packed) that writes rows straight to their place; holds no weights.
 
     Raises:
-        BundleError: rows of another dtype or shape than laid out, a tensor that stayed incomplete, or a full disk.
+        BundleError: rows of another dtype or shape than laid out, or a tensor that stayed incomplete.
+        OSError: the disk is full, with the file's name.
     """
 
     def __init__(self, path: Path, tensors: Iterable[Stored]) -> None:
@@ -57,7 +58,8 @@ class DataFile:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
 
     def __enter__(self) -> "DataFile":
-        os.ftruncate(self._fd, self.size)
+        with self._naming():
+            os.ftruncate(self._fd, self.size)
         return self
 
     def __exit__(
@@ -81,16 +83,17 @@ class DataFile:
 
     def _write(self, rows: np.ndarray, offset: int) -> None:
         view = memoryview(rows.reshape(-1).view(np.uint8).data)
-        try:
+        with self._naming():
             while view:
                 written = os.pwrite(self._fd, view, offset)
                 view, offset = view[written:], offset + written
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise BundleError(
-                f"no space left on the disk for {self._path.name} ({self.size} bytes); choose another output folder"
-            ) from None
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # a write names no file
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def finish(self) -> None:
         """Check that every tensor is whole, and force the file to the disk."""

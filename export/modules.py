@@ -108,7 +108,7 @@ def linear(
     """One `Linear` node; `tensors` are the stored parts of the matrix."""
     rows, columns = shape
     block_size = context.plan.block_size
-    body = functions.linear(chosen, block_size, bool(biases), context.half)
+    body = functions.linear(chosen, block_size, bool(biases), accuracy_level=context.accuracy_level, half=context.half)
     return op.builder.call(
         body, x, *tensors, *biases, K=columns, N=rows, bits=chosen.bits, asymmetric=int(chosen.asymmetric),
         biased=len(biases), block_size=block_size, accuracy_level=context.accuracy_level if chosen.quantized else 0,
