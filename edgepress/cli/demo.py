@@ -78,7 +78,7 @@ def _bundles(samples: Path, output: Path, track: Track) -> Iterator[Path]:
             statistics = statistics or _calibrated(checkpoint, samples, track)
             apply(checkpoint, _plan(checkpoint, variant, statistics, track), packed, track=track)
         if not bundle.exists():
-            manifest = export(open_packed(packed), bundle, with_library=True, track=track)
+            manifest = export(open_packed(packed), bundle, track=track)
             bits = manifest.bits_per_weight
             console.print(f"{bundle}: {human_bytes(manifest.size_bytes)}, {bits:.2f} bits per weight", highlight=False)
         yield bundle
@@ -110,7 +110,7 @@ def _compare(samples: Path, bundles: list[Path], track: Track) -> Any:
     texts = {path.stem: read_text(path) for path in sorted((samples / EVALUATION).glob("*.txt"))}
     return compare(
         bundles,
-        ReferenceModel(open_checkpoint(samples / MODEL)),
+        ReferenceModel(open_checkpoint(samples / MODEL), track=track),
         texts,
         max_chunks=EVALUATION_CHUNKS,
         prompt=PROMPT,

@@ -15,6 +15,7 @@ from edgepress.bundle import MANIFEST, open_bundle
 from edgepress.cli.common import Json, human_bytes, making, print_json, tracker
 from edgepress.cli.press import Provider
 from edgepress.errors import InputError, RuntimeFailure
+from edgepress.progress import Track
 
 if TYPE_CHECKING:
     from edgepress.runtime.bench import Measurement
@@ -120,7 +121,7 @@ def compare(
             write_report(comparison, output, overwrite=force)
 
 
-def _open_reference(reference: str, bundle: Path, threads: int | None, verify: bool) -> "LogitsSource":
+def _open_reference(reference: str, bundle: Path, threads: int | None, verify: bool, track: Track) -> "LogitsSource":
     """The model through transformers, or a bundle; it must share the bundle's tokenizer."""
     from edgepress.runtime.compare import SessionLogits, check_tokenizers
     from edgepress.runtime.session import Session
@@ -138,7 +139,7 @@ def _open_reference(reference: str, bundle: Path, threads: int | None, verify: b
         ) from None
     checkpoint = open_checkpoint(reference)
     check_tokenizers([checkpoint.path, bundle])
-    return ReferenceModel(checkpoint)
+    return ReferenceModel(checkpoint, track=track)
 
 
 def _console() -> Console:
