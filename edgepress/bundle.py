@@ -9,6 +9,7 @@ tokenizer.json ... as in the checkpoint
 
 import hashlib
 import json
+import os
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -146,6 +147,8 @@ def _check_file(folder: Path, name: str, facts: Any, verify: bool) -> None:
         raise BundleError(f"{file} is missing; copy the whole folder again")
     if file.resolve().parent != folder.resolve():
         raise BundleError(f"{file} is a link that leaves the folder; put the file itself there")
+    if not os.access(file, os.R_OK):
+        raise BundleError(f"{file} cannot be read: permission denied; change its permissions")
     if file.stat().st_size != facts["size"]:
         raise BundleError(
             f"{file} has {file.stat().st_size} bytes, the manifest says {facts['size']}; copy the file again"

@@ -184,6 +184,10 @@ def _shard_map(path: Path) -> dict[str, Path]:
 def _open_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """name -> (dtype, shape); safetensors itself refuses headers that lie about offsets or sizes."""
     try:
+        path.open("rb").close()  # safetensors says of every file it cannot open that there is none
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+    try:
         with safe_open(path, "np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}

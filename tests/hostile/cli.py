@@ -34,7 +34,7 @@ def assert_one_line_error(result: Result, mentions: Sequence[str]) -> None:
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert "unexpected" not in result.stderr
     for mention in mentions:
-        assert mention in result.stderr
+        assert mention in result.stderr, result.stderr
 
 
 def files_under(folder: Path) -> dict[str, int]:
