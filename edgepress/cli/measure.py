@@ -96,12 +96,12 @@ def compare(
     if len(set(names)) < len(names):
         raise InputError(f"two texts are called {max(names, key=names.count)}; rename one, for names label the results")
     texts = {name: read_text(path) for name, path in zip(names, text, strict=True)}
-    source = _open_reference(reference, open_bundle(bundles[0]).path, threads, verify)
+    first = open_bundle(bundles[0]).path
     with making(output) if output else nullcontext():
         with tracker() as track:
             comparison = run(
                 bundles,
-                source,
+                _open_reference(reference, first, threads, verify, track),
                 texts,
                 context=context,
                 max_chunks=chunks,
