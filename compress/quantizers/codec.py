@@ -10,7 +10,7 @@ import numpy as np
 from edgepress.errors import PlanError
 from edgepress.formats import Format, fits
 
-_CHUNK = 1 << 16  # weights per task: its temporaries stay in the cache of one core
+_CHUNK = 1 << 17  # weights per task: its temporaries stay in the cache of one core
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 Search = Callable[[np.ndarray, np.ndarray | None, Format], tuple[np.ndarray, np.ndarray]]
