@@ -127,7 +127,7 @@ def test_blocks_of_zeros_stay_zero(method: str, chosen: Format) -> None:
 
 @pytest.mark.parametrize("chosen", WIDTHS, ids=lambda f: f.name)
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(magnitude=st.floats(-45, 3.5), sign=st.sampled_from([-1, 0, 1]), seed=st.integers(0, 99))
 def test_error_is_bounded_at_every_magnitude(
     method: str, chosen: Format, magnitude: float, sign: int, seed: int
@@ -138,8 +138,9 @@ def test_error_is_bounded_at_every_magnitude(
     reach = np.abs(weights).max()
     step = max(reach / (1 << chosen.bits - 1), 2.0**-24)  # the smallest float16 is 2^-24
     allowed = step * (1 if method == "rtn" else np.sqrt(weights.size)) * 1.01 + reach * 2.0**-10
+    rounding = (1 << chosen.bits) * 2.0**-25  # of a subnormal scale, times the codes
     assert np.isfinite(values).all()
-    assert np.abs(values - weights).max() <= allowed + (1 << chosen.bits - 1) * 2.0**-25
+    assert np.abs(values - weights).max() <= allowed + rounding
 
 
 def test_weights_beyond_float16_scales_are_refused() -> None:
