@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from functools import cache
 from typing import Any
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     try:
         _register()
         app(argv, standalone_mode=True)
@@ -81,5 +83,6 @@ def _first_line(error: BaseException) -> str:
 def _fail(error: BaseException, message: str, debug: bool) -> Any:
     if debug:
         raise error
-    common.console.print(f"error: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True)
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))  # names in files may hold escapes
+    common.console.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)

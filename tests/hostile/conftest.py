@@ -12,6 +12,13 @@ from tests.hostile.cli import Refused, Result, assert_one_line_error, files_unde
 from tests.runtime.tiny_bundle import write_bundle
 
 
+@pytest.fixture(autouse=True)
+def _temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go where the tests look for what was left behind."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
 @pytest.fixture
 def folder(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
     """A copy of a sound checkpoint, to be damaged."""
@@ -36,8 +43,6 @@ def text(tmp_path: Path) -> Path:
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
     """Run a command in a folder of its own, without a network, and check that it is refused and leaves nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     def run(arguments: Sequence[object], mentions: Sequence[str]) -> Result:

@@ -222,8 +222,9 @@ class TestInterruption:
         assert {p.name for p in tmp_path.iterdir()} == {"model", "output"}
         assert hashes(tmp_path / "output") == hashes(pressed("compress", folder))
 
-    def test_of_export(self, pressed: Pressed, folder: Path, tmp_path: Path) -> None:
-        result = stop(PRESSING, 2, signal.SIGINT, press("export", folder, "output"), tmp_path)
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_of_export(self, pressed: Pressed, folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+        result = stop(PRESSING, 2, number, press("export", folder, "output"), tmp_path)
         assert_one_line_error(result, ["interrupted", "same command again"])
         assert {p.name for p in tmp_path.iterdir()} == {"model"}
         assert in_a_process(press("export", folder, "output"), tmp_path).returncode == 0
@@ -240,6 +241,23 @@ class TestInterruption:
         assert again.returncode == 0, "it began anew, or failed"
         assert {p.name for p in tmp_path.iterdir()} == {"model", "text.txt", "output"}
         assert hashes(tmp_path / "output") == hashes(pressed(name, folder, *options))
+
+    @pytest.mark.parametrize(
+        ("target", "options"),
+        [
+            ("edgepress.runtime.session.Session.decode", ["run", "bundle", "hello", "--portable"]),
+            ("edgepress.runtime.bench.measure_fresh", ["bench", "bundle", "--repetitions", 2]),
+            ("edgepress.runtime.evaluate.score", ["compare", "bundle", "--reference", "bundle", "--text", "text.txt",
+                                                  "--context", 16, "--no-speed", "-o", "report"]),
+        ],
+    )  # fmt: skip
+    def test_of_a_bundle_at_work(
+        self, bundle: Path, text: Path, tmp_path: Path, target: str, options: Sequence[object]
+    ) -> None:
+        result = stop(target, 1, signal.SIGINT, options, tmp_path)
+        assert (result.returncode, result.stderr.count("\n")) == (1, 1), result
+        assert result.stderr.startswith("error: interrupted")
+        assert {p.name for p in tmp_path.iterdir()} == {bundle.name, text.name}
 
 
 class TestKill:

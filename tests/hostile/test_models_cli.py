@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgepress.checkpoint import INDEX
-from tests.hostile.cli import Refused
+from tests.hostile.cli import Refused, assert_one_line_error, in_a_process
 from tests.hostile.damage import GATE, NORM, WEIGHTS, change_config, change_header, change_weights, shard
 
 Damage = Callable[[Path], None]
@@ -92,6 +92,10 @@ def extra_tensor(folder: Path) -> None:
     change_weights(folder, lambda w: w.update(surplus=np.zeros(4, np.float16)))
 
 
+def escapes_in_a_name(folder: Path) -> None:
+    change_weights(folder, lambda w: w.update({"\x1b[2Jsur\nplus\x07": np.zeros(4, np.float16)}))
+
+
 def no_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
@@ -112,6 +116,7 @@ def no_weights(folder: Path) -> None:
         (index_of_nothing, [INDEX, "not valid JSON"]),
         (missing_tensor, [GATE, "incomplete"]),
         (extra_tensor, ["surplus", "do not belong together"]),
+        (escapes_in_a_name, ["?[2Jsur plus?"]),
         (no_weights, [WEIGHTS]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -223,3 +228,16 @@ def pack(folder: Path, packed: Path) -> Path:
     checkpoint = open_checkpoint(folder)
     apply(checkpoint, uniform_plan(checkpoint.spec, "8"), packed)
     return packed
+
+
+@pytest.mark.parametrize("name", CONFIG_READERS)
+@pytest.mark.parametrize("model", ["owner/no-such-model", "no-such-folder", "\udcff", "", "x" * 300])
+def test_a_model_that_is_nowhere(refused: Refused, folder: Path, model: str, name: str) -> None:
+    refused([model if argument == folder else argument for argument in command(name, folder)], [])
+
+
+def test_a_hub_id_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    result = in_a_process(["inspect", "owner/no-such-model"], tmp_path, timeout=30)
+    assert_one_line_error(result, ["cannot download owner/no-such-model", "or give a local folder"])
