@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,15 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _HUB_FILES = ["*.json", "*.jinja"]
 _HUB_WEIGHTS = ["*.safetensors"]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a tensor lies in its file: its dtype in safetensors' words, its shape, its first byte."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
 
 
 class Checkpoint:
@@ -59,11 +70,11 @@ class Checkpoint:
             )
 
     def _check_header(self, name: str, shape: tuple[int, ...]) -> None:
-        dtype, held = self._headers[name]
-        if held != shape:
-            raise CheckpointError(f"tensor {name} has shape {list(held)}, config.json promises {list(shape)}")
-        if dtype not in _DTYPES:
-            raise UnsupportedModel(f"tensor {name} is stored as {dtype}; edgepress reads {', '.join(_DTYPES)}")
+        entry = self._headers[name]
+        if entry.shape != shape:
+            raise CheckpointError(f"tensor {name} has shape {list(entry.shape)}, config.json promises {list(shape)}")
+        if entry.dtype not in _DTYPES:
+            raise UnsupportedModel(f"tensor {name} is stored as {entry.dtype}; edgepress reads {', '.join(_DTYPES)}")
 
     def _stacked_shape(self, part: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the tensor that stacks one expert's `shape` over all experts, gate and up together."""
@@ -99,14 +110,14 @@ class Checkpoint:
             CheckpointError: the tensor cannot be read, or holds NaN or infinity.
         """
         name, index = self._locate(role)
+        entry = self._headers[name]
+        skipped, shape = (0, entry.shape) if index is None else _stacked_part(entry.shape, *index)
+        dtype = np.dtype(_DTYPES[entry.dtype])
         try:
-            with safe_open(self.files[name], "np") as file:
-                if index is None:
-                    array = file.get_tensor(name)
-                else:
-                    array = _stacked_slice(file.get_slice(name), *index)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"cannot read {name} from {self.files[name]}: {error}") from None
+            offset = entry.start + skipped * dtype.itemsize
+            array = np.fromfile(self.files[name], dtype, prod(shape), offset=offset).reshape(shape)
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"cannot read {name} from {self.files[name]}: {error}; download it again") from None
         if not np.isfinite(array).all():
             raise CheckpointError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged")
         return array
@@ -115,30 +126,30 @@ class Checkpoint:
     def dtype16(self) -> str:
         """What 16-bit weights are stored as: bfloat16 if the checkpoint is, float16 otherwise."""
         name, _ = self._locate("embedding")
-        return "bfloat16" if self._headers[name][0] == "BF16" else "float16"
+        return "bfloat16" if self._headers[name].dtype == "BF16" else "float16"
 
     @cached_property
     def dtypes(self) -> list[str]:
         """The dtypes that the tensors are stored in, in safetensors' names (F16, BF16, F32)."""
-        return sorted({dtype for dtype, _ in self._headers.values()})
+        return sorted({entry.dtype for entry in self._headers.values()})
 
     def bytes_of(self, role: str) -> int:
         """Bytes that a role takes in the checkpoint."""
         name, index = self._locate(role)
-        dtype, shape = self._headers[name]
-        count = int(np.prod(shape)) * (4 if dtype == "F32" else 2)
+        entry = self._headers[name]
+        count = prod(entry.shape) * (4 if entry.dtype == "F32" else 2)
         if index is None:
             return count
-        return count // shape[0] // (1 if index[1] == "down" else 2)
+        return count // entry.shape[0] // (1 if index[1] == "down" else 2)
 
 
-def _stacked_slice(tensor: Any, expert: int, part: str) -> np.ndarray:
-    """One expert's part of a stacked gate_up [E, 2I, H] (gate rows first) or down [E, H, I]."""
+def _stacked_part(stacked: tuple[int, ...], expert: int, part: str) -> tuple[int, tuple[int, int]]:
+    """(weights before it, shape) of one expert's part of a stack: gate_up [E, 2I, H], gate first, or down [E, H, I]."""
+    _, rows, columns = stacked
     if part == "down":
-        return tensor[expert : expert + 1][0]
-    rows = tensor.get_shape()[1] // 2
-    start = 0 if part == "gate" else rows
-    return tensor[expert : expert + 1, start : start + rows][0]
+        return expert * rows * columns, (rows, columns)
+    first = expert * rows + (rows // 2 if part == "up" else 0)
+    return first * columns, (rows // 2, columns)
 
 
 def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str, Any]:
@@ -181,21 +192,28 @@ def _shard_map(path: Path) -> dict[str, Path]:
     return dict.fromkeys(_open_header(single), single)
 
 
-def _open_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """name -> (dtype, shape); safetensors itself refuses headers that lie about offsets or sizes."""
+def _open_header(path: Path) -> dict[str, _Entry]:
+    """What a file holds; safetensors itself refuses headers that lie about offsets or sizes."""
     try:
         path.open("rb").close()  # safetensors says of every file it cannot open that there is none
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}; check its permissions") from None
     try:
-        with safe_open(path, "np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+        with safe_open(path, "np"):
+            pass
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a sound safetensors file: {error}; download it again") from None
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return {
+        name: _Entry(facts["dtype"], tuple(facts["shape"]), 8 + size + facts["data_offsets"][0])
+        for name, facts in header.items()
+    }
 
 
-def _headers(files: Mapping[str, Path]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _headers(files: Mapping[str, Path]) -> dict[str, _Entry]:
     headers = {}
     for path in sorted(set(files.values())):
         held = _open_header(path)
