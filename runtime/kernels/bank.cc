@@ -16,10 +16,12 @@ int block_size(const Node& node) {
   return static_cast<int>(block);
 }
 
-bool quantizes_activations(const Node& node) {
+const QuantizedKernels* quantized_kernels(const Node& node, const Kernels& kernels) {
   const int64_t level = node.integer("accuracy_level", 0);
-  if (level != 0 && level != 4) throw Error("accuracy_level must be 0 or 4, not " + std::to_string(level));
-  return level == 4;
+  if (level == 0) return nullptr;
+  if (level == 2) return &kernels.int16;
+  if (level == 4) return &kernels.int8;
+  throw Error("accuracy_level must be 0, 2 or 4, not " + std::to_string(level));
 }
 
 Matrix Bank::matrix(int64_t index) const {

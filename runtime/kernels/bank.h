@@ -23,8 +23,9 @@ BankFormat bank_format(int64_t bits, int64_t asymmetric);
 // The attribute block_size: 16, 32, 64 or 128.
 int block_size(const Node& node);
 
-// Whether the attribute accuracy_level asks for quantized activations; throws Error unless it is 0 or 4.
-bool quantizes_activations(const Node& node);
+// The kernels for activations quantized as the attribute accuracy_level asks (2: int16, 4: int8), null for float
+// activations (0); throws Error at any other level.
+const QuantizedKernels* quantized_kernels(const Node& node, const Kernels& kernels);
 
 // A stack of `count` matrices.
 struct Bank {

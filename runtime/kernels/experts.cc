@@ -11,7 +11,8 @@ Experts::Projection::Projection(const Node& node, std::string projection) : name
   const auto bits = node.integers((name + "_bits").c_str());
   const auto asymmetric = node.integers((name + "_asymmetric").c_str());
   map = node.integers((name + "_map").c_str());
-  if (asymmetric.size() != bits.size()) throw Error(name + "_asymmetric must have as many entries as " + name + "_bits");
+  if (asymmetric.size() != bits.size())
+    throw Error(name + "_asymmetric must have as many entries as " + name + "_bits");
   for (size_t b = 0; b < bits.size(); ++b) banks.push_back(bank_format(bits[b], asymmetric[b]));
   if (map.size() % 2) throw Error(name + "_map must hold a bank and an index for each expert");
   for (size_t e = 0; e < map.size(); e += 2)
@@ -27,7 +28,7 @@ Experts::Experts(const Node& node)
       activation_(node),
       block_(block_size(node)),
       biased_(node.flag("biased")),
-      quantized_(quantizes_activations(node)) {
+      quantized_(quantized_kernels(node, kernels_)) {
   if (gate_up_.map.size() != down_.map.size()) throw Error("gate_up_map and down_map must describe the same experts");
 }
 
@@ -127,11 +128,12 @@ void Experts::compute(const Context& call) const {
   std::fill_n(y, tokens * hidden, 0.0f);
 
   const int64_t inner = weights.down[0].columns;
-  const int64_t inner_bytes = std::max<int64_t>(kernels_.quantized_bytes(inner), inner * sizeof(float));
-  const Buffers buffers{x.as<float>(), Rows(quantized_ ? tokens : 0, kernels_.quantized_bytes(hidden)),
+  const auto quantized_bytes = [&](int64_t columns) { return quantized_ ? quantized_->bytes(columns) : 0; };
+  const int64_t inner_bytes = std::max<int64_t>(quantized_bytes(inner), inner * sizeof(float));
+  const Buffers buffers{x.as<float>(), Rows(tokens, quantized_bytes(hidden)),
                         Rows(static_cast<int64_t>(routes.order.size()), inner_bytes)};
   for (int64_t t = 0; quantized_ && t < tokens; ++t)
-    kernels_.quantize(buffers.x + t * hidden, 0, hidden, hidden, buffers.quantized_x[t]);
+    quantized_->quantize(buffers.x + t * hidden, 0, hidden, hidden, buffers.quantized_x[t]);
 
   const int64_t per_group = tiles(2 * inner, kTileRows);
   call.parallel(routes.groups() * per_group, [&](int64_t task) {
@@ -157,7 +159,7 @@ void Experts::gate_up_tile(const Weights& weights, const Routes& routes, const B
       const int64_t token = routes.token(i + j);
       x[j] = quantized ? static_cast<const void*>(buffers.quantized_x[token]) : buffers.x + token * gate_up.columns;
     }
-    multiply(kernels_, quantized, gate_up, first, count, x, some, products);
+    multiply(gate_up)(gate_up, first, count, x, some, products.values);
     for (int64_t j = 0; j < some; ++j) {
       const float* product = products.values + j * count;
       float gated[kTileRows / 2];
@@ -165,7 +167,7 @@ void Experts::gate_up_tile(const Weights& weights, const Routes& routes, const B
         gated[r / 2] = activation_(product[r] + (bias ? bias[r] : 0), product[r + 1] + (bias ? bias[r + 1] : 0));
       uint8_t* row = buffers.hidden[i + j];
       if (quantizes(down))
-        kernels_.quantize(gated, first / 2, count / 2, down.columns, row);
+        quantized_->quantize(gated, first / 2, count / 2, down.columns, row);
       else
         std::copy_n(gated, count / 2, reinterpret_cast<float*>(row) + first / 2);
     }
@@ -173,17 +175,19 @@ void Experts::gate_up_tile(const Weights& weights, const Routes& routes, const B
 }
 
 // y[token][tile] += weight * (down(hidden) + bias) over all routes, in the order of their experts.
-void Experts::down_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t tile, float* y) const {
+void Experts::down_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t tile,
+                        float* y) const {
   const int64_t hidden = weights.down[0].rows, first = tile * kTileRows, count = std::min(kTileRows, hidden - first);
   Tile products;
   const void* x[kMaxTokens];
   for (int64_t group = 0; group < routes.groups(); ++group) {
     const int64_t expert = routes.expert[group];
+    const Matrix& down = weights.down[expert];
     const float* bias = weights.down_bias ? weights.down_bias + expert * hidden + first : nullptr;
     for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kMaxTokens) {
       const int64_t some = std::min(kMaxTokens, routes.start[group + 1] - i);
       for (int64_t j = 0; j < some; ++j) x[j] = buffers.hidden[i + j];
-      multiply(kernels_, quantizes(weights.down[expert]), weights.down[expert], first, count, x, some, products);
+      multiply(down)(down, first, count, x, some, products.values);
       for (int64_t j = 0; j < some; ++j) {
         const float weight = routes.weights[routes.order[i + j]];
         float* out = y + routes.token(i + j) * hidden + first;

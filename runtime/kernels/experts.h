@@ -35,14 +35,19 @@ class Experts {
   Weights read_weights(const Context& call, int64_t hidden) const;
   Routes group(const Tensor& weights, const Tensor& experts) const;
   bool quantizes(const Matrix& matrix) const { return quantized_ && matrix.quantized(); }
-  void gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group, int64_t tile) const;
+  Multiply* multiply(const Matrix& matrix) const {
+    return quantizes(matrix) ? quantized_->multiply : kernels_.multiply;
+  }
+  void gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group,
+                    int64_t tile) const;
   void down_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t tile, float* y) const;
 
   const Kernels& kernels_;
   Projection gate_up_, down_;
   Activation activation_;
   int block_;
-  bool biased_, quantized_;
+  bool biased_;
+  const QuantizedKernels* quantized_;  // null for float activations
 };
 
 }  // namespace edgepress

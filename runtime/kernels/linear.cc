@@ -10,7 +10,9 @@ Linear::Linear(const Node& node)
       format_(bank_format(node.integer("bits", 0), node.integer("asymmetric", 0))),
       block_(block_size(node)),
       biased_(node.flag("biased")),
-      quantized_(quantizes_activations(node) && format_.bits < 16) {}
+      quantized_(quantized_kernels(node, kernels_)) {
+  if (format_.bits == 16) quantized_ = nullptr;
+}
 
 void Linear::compute(const Context& call) const {
   const Tensor x = call.input(0, "x");
@@ -24,20 +26,21 @@ void Linear::compute(const Context& call) const {
   Shape shape = x.shape;
   shape.back() = weights.rows;
   float* y = static_cast<float*>(call.output(0, shape));
-  const Rows quantized(quantized_ ? tokens : 0, kernels_.quantized_bytes(columns));
+  const Rows quantized(tokens, quantized_ ? quantized_->bytes(columns) : 0);
   std::vector<const void*> rows(static_cast<size_t>(tokens));
   for (int64_t t = 0; t < tokens; ++t) {
     const float* row = x.as<float>() + t * columns;
-    if (quantized_) kernels_.quantize(row, 0, columns, columns, quantized[t]);
+    if (quantized_) quantized_->quantize(row, 0, columns, columns, quantized[t]);
     rows[t] = quantized_ ? static_cast<const void*>(quantized[t]) : row;
   }
 
+  Multiply* const multiply = quantized_ ? quantized_->multiply : kernels_.multiply;
   const int64_t across = tiles(tokens, kMaxTokens);
   call.parallel(tiles(weights.rows, kTileRows) * across, [&](int64_t task) {
     const int64_t first = task / across * kTileRows, count = std::min(kTileRows, weights.rows - first);
     const int64_t t = task % across * kMaxTokens, some = std::min(kMaxTokens, tokens - t);
     Tile tile;
-    multiply(kernels_, quantized_, weights, first, count, &rows[t], some, tile);
+    multiply(weights, first, count, &rows[t], some, tile.values);
     for (int64_t i = 0; i < some; ++i)
       for (int64_t r = 0; r < count; ++r)
         y[(t + i) * weights.rows + first + r] = tile.values[i * count + r] + (bias ? bias[first + r] : 0.0f);

@@ -18,7 +18,8 @@ class Linear {
   const Kernels& kernels_;
   BankFormat format_;
   int block_;
-  bool biased_, quantized_;
+  bool biased_;
+  const QuantizedKernels* quantized_;  // null for float activations
 };
 
 }  // namespace edgepress

@@ -33,9 +33,4 @@ class Rows {
   uint8_t* first_;
 };
 
-inline void multiply(const Kernels& kernels, bool quantized, const Matrix& weights, int64_t first, int64_t rows,
-                     const void* const* x, int64_t tokens, Tile& out) {
-  (quantized ? kernels.multiply_quantized : kernels.multiply)(weights, first, rows, x, tokens, out.values);
-}
-
 }  // namespace edgepress

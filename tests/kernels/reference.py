@@ -65,13 +65,16 @@ def pack(codes: Array, bits: int) -> Array:
     return codes[..., 0::2] | codes[..., 1::2] << 4
 
 
-def quantize_activations(x: Array) -> Array:
-    """What int8 per 32 values leaves of x [..., K]; scale and code in float32, as the kernels compute them."""
+LARGEST = {2: 32767, 4: 127}  # activation code of each accuracy_level: int16 and int8
+
+
+def quantize_activations(x: Array, level: int) -> Array:
+    """What rounding per 32 values leaves of x [..., K]; scale and code in float32, as the kernels compute them."""
     x = x.astype(np.float32)
     out = np.zeros(x.shape)
     for start in range(0, x.shape[-1], 32):
         unit = x[..., start : start + 32]
-        scale = np.abs(unit).max(axis=-1, keepdims=True) / np.float32(127)
+        scale = np.abs(unit).max(axis=-1, keepdims=True) / np.float32(LARGEST[level])
         codes = np.rint(unit / np.where(scale > 0, scale, np.float32(1)))
         out[..., start : start + 32] = codes.astype(np.float64) * scale
     return out
@@ -79,7 +82,7 @@ def quantize_activations(x: Array) -> Array:
 
 def product(x: Array, values: Array, bits: int, level: int) -> Array:
     """x [T, K] times values [N, K] transposed."""
-    return (quantize_activations(x) if level == 4 and bits < 16 else x.astype(np.float64)) @ values.T
+    return (quantize_activations(x, level) if level in LARGEST and bits < 16 else x.astype(np.float64)) @ values.T
 
 
 def _sigmoid(x: Array) -> Array:

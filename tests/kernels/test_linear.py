@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.kernels.nodes import VARIANTS, linear, supported, variant
 from tests.kernels.reference import Bank, product, random_bank, relative_error
 
-FLOAT, INT8 = 1e-5, 1e-4
+TOLERANCE = {0: 1e-5, 2: 1e-5, 4: 1e-4}  # of each accuracy_level, against the same rounding in numpy
 SUPPORTED = [v for v in VARIANTS if supported(v)]
 
 
@@ -17,11 +17,11 @@ def check(name: str, bank: Bank, tokens: int, level: int, block: int, seed: int 
     with variant(name):
         y = linear(x, bank, accuracy_level=level, block_size=block)
     expected = product(x, bank.values, bank.bits, level)
-    assert relative_error(y, expected) <= (FLOAT if level == 0 else INT8)
+    assert relative_error(y, expected) <= TOLERANCE[level]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("level", [0, 4])
+@pytest.mark.parametrize("level", TOLERANCE)
 @pytest.mark.parametrize("block", [16, 32, 64, 128])
 @pytest.mark.parametrize(("bits", "asymmetric"), [(4, False), (4, True), (8, False), (8, True)])
 def test_every_width_and_block_size(name: str, level: int, block: int, bits: int, asymmetric: bool) -> None:
@@ -41,7 +41,7 @@ def test_16_bit_rows_of_any_length(name: str, bfloat: bool, columns: int) -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(SUPPORTED), level=st.sampled_from([0, 4]), block=st.sampled_from([16, 32, 64, 128]),
+    name=st.sampled_from(SUPPORTED), level=st.sampled_from(list(TOLERANCE)), block=st.sampled_from([16, 32, 64, 128]),
     bits=st.sampled_from([4, 8]), asymmetric=st.booleans(), blocks=st.integers(1, 40), rows=st.integers(1, 140),
     tokens=st.integers(0, 70), seed=st.integers(0, 1000),
 )  # fmt: skip
@@ -53,15 +53,28 @@ def test_any_shape(
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_extreme_codes_do_not_overflow(name: str) -> None:
-    """Codes 0 and 255 against activations of full scale: the largest sums that int8 products can reach."""
+@pytest.mark.parametrize("level", [2, 4])
+def test_extreme_codes_do_not_overflow(name: str, level: int) -> None:
+    """Codes 0 and 255 against activations of full scale: the largest sums that quantized products can reach."""
     for code in (0, 255):
         weight, scales = np.full((2, 256), code, np.uint8), np.ones((2, 8), np.float16)
         bank = Bank(8, False, (weight, scales), np.full((2, 256), code - 128.0))
         x = np.full((1, 256), -3.0, np.float32)
         with variant(name):
-            y = linear(x, bank, accuracy_level=4)
+            y = linear(x, bank, accuracy_level=level)
         assert relative_error(y, x.astype(np.float64) @ bank.values.T) <= 1e-6
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("mean", [0, 3])
+def test_int16_activations_are_close_to_float_activations(name: str, bits: int, mean: float) -> None:
+    rng = np.random.default_rng(8)
+    bank = random_bank(rng, (1, 70, 2048), bits, True).dense
+    x = (rng.standard_normal((13, 2048)) + mean).astype(np.float32)
+    with variant(name):
+        y = linear(x, bank, accuracy_level=2)
+    assert relative_error(y, x.astype(np.float64) @ bank.values.T) <= 1e-4
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
@@ -77,26 +90,28 @@ def test_half_precision_scales_of_every_kind(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("level", [2, 4])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_infinity_reach_the_output(name: str, value: float) -> None:
+def test_nan_and_infinity_reach_the_output(name: str, level: int, value: float) -> None:
     bank = random_bank(np.random.default_rng(3), (1, 3, 64), 4).dense
     x = np.ones((2, 64), np.float32)
     x[1, 40] = value
     with variant(name):
-        y = linear(x, bank, accuracy_level=4)
+        y = linear(x, bank, accuracy_level=level)
     assert np.isfinite(y[0]).all() and not np.isfinite(y[1]).any()
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_tiny_and_zero_activations(name: str) -> None:
+@pytest.mark.parametrize("level", [2, 4])
+def test_tiny_and_zero_activations(name: str, level: int) -> None:
     bank = random_bank(np.random.default_rng(4), (1, 3, 64), 8).dense
     x = np.zeros((3, 64), np.float32)
-    x[1] = 1e-44  # a scale of absmax / 127 rounds to zero
+    x[1] = 1e-44  # its scale rounds to zero
     x[2, 0] = 1e-30
     with variant(name):
-        y = linear(x, bank, accuracy_level=4)
+        y = linear(x, bank, accuracy_level=level)
     assert (y[:2] == 0).all()
-    assert relative_error(y[2:], x[2:] @ bank.values.T) <= INT8
+    assert relative_error(y[2:], x[2:] @ bank.values.T) <= TOLERANCE[level]
 
 
 def test_bias_and_leading_axes() -> None:
@@ -104,7 +119,7 @@ def test_bias_and_leading_axes() -> None:
     bank = random_bank(rng, (1, 70, 96), 4, True).dense
     x, bias = rng.standard_normal((2, 3, 96)).astype(np.float32), rng.standard_normal(70)
     y = linear(x, bank, bias, K=96, N=70)
-    assert relative_error(y, x @ bank.values.T + bias) <= FLOAT
+    assert relative_error(y, x @ bank.values.T + bias) <= TOLERANCE[0]
 
 
 def test_no_tokens_give_an_empty_output() -> None:
@@ -112,7 +127,7 @@ def test_no_tokens_give_an_empty_output() -> None:
     assert linear(np.zeros((2, 0, 32), np.float32), bank).shape == (2, 0, 5)
 
 
-@pytest.mark.parametrize("level", [0, 4])
+@pytest.mark.parametrize("level", TOLERANCE)
 def test_a_token_does_not_depend_on_its_batch(level: int) -> None:
     rng = np.random.default_rng(7)
     bank = random_bank(rng, (1, 67, 2080), 4).dense

@@ -8,7 +8,8 @@ namespace {
 
 struct Avx2 {
   static constexpr int kLanes = 8, kTokens = 4;
-  static constexpr int kOffset8 = 128;  // signed codes: pairs of unsigned products would overflow 16 bits
+  template <class A>  // signed codes: pairs of unsigned products would overflow 16 bits
+  static constexpr int kOffset8 = sizeof(A) == 1 ? 128 : 0;
   using F = __m256;
   using I = __m256i;
   using B = __m256i;
@@ -66,14 +67,15 @@ struct Avx2 {
   }
 
   static B load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const B*>(p)); }
-  template <int kBits>
+  template <int kBits, class A>
   static I dot(I a, B w, B x) {
+    if (sizeof(A) == 2) return _mm256_add_epi32(a, _mm256_madd_epi16(w, x));
     const B pairs = kBits == 4 ? _mm256_maddubs_epi16(w, x)
                                : _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
     return _mm256_add_epi32(a, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
   template <int kBits>
-  static void order(const uint8_t* from, B& low, B& high) {
+  static void order_bytes(const uint8_t* from, B& low, B& high) {
     const B a = load_bytes(from);
     if (kBits == 4) {
       const B mask = _mm256_set1_epi8(15);
@@ -81,10 +83,22 @@ struct Avx2 {
       low = _mm256_unpacklo_epi8(even, odd);
       high = _mm256_unpackhi_epi8(even, odd);
     } else {
-      const B b = load_bytes(from + 32), sign = _mm256_set1_epi8(-128);
-      low = _mm256_xor_si256(_mm256_permute2x128_si256(a, b, 0x20), sign);
-      high = _mm256_xor_si256(_mm256_permute2x128_si256(a, b, 0x31), sign);
+      const B b = load_bytes(from + 32);
+      low = _mm256_permute2x128_si256(a, b, 0x20);
+      high = _mm256_permute2x128_si256(a, b, 0x31);
     }
+  }
+  template <int kBits, class A>
+  static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
+    B halves[2];
+    order_bytes<kBits>(from, halves[0], halves[1]);
+    for (int half = 0; half < 2; ++half)
+      if constexpr (sizeof(A) == 1) {
+        codes[half] = kBits == 4 ? halves[half] : _mm256_xor_si256(halves[half], _mm256_set1_epi8(-128));
+      } else {
+        codes[2 * half] = _mm256_unpacklo_epi8(halves[half], izero());
+        codes[2 * half + 1] = _mm256_unpackhi_epi8(halves[half], izero());
+      }
   }
 };
 

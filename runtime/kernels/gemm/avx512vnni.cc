@@ -7,7 +7,9 @@
 namespace {
 
 struct Avx512 {
-  static constexpr int kLanes = 16, kOffset8 = 0, kTokens = 8;
+  static constexpr int kLanes = 16, kTokens = 8;
+  template <class A>
+  static constexpr int kOffset8 = 0;
   using F = __m512;
   using I = __m512i;
   using B = __m512i;
@@ -51,12 +53,12 @@ struct Avx512 {
   static float sum(F f) { return _mm512_reduce_add_ps(f); }
 
   static B load_bytes(const void* p) { return _mm512_loadu_si512(p); }
-  template <int kBits>
+  template <int kBits, class A>
   static I dot(I a, B w, B x) {
-    return _mm512_dpbusd_epi32(a, w, x);
+    return sizeof(A) == 1 ? _mm512_dpbusd_epi32(a, w, x) : _mm512_dpwssd_epi32(a, w, x);
   }
   template <int kBits>
-  static void order(const uint8_t* from, B& low, B& high) {
+  static void order_bytes(const uint8_t* from, B& low, B& high) {
     const B a = load_bytes(from);
     if (kBits == 4) {
       const B mask = _mm512_set1_epi8(15);
@@ -68,6 +70,18 @@ struct Avx512 {
       low = _mm512_shuffle_i64x2(a, b, 0x88);   // the even 128-bit lanes
       high = _mm512_shuffle_i64x2(a, b, 0xdd);  // the odd ones
     }
+  }
+  template <int kBits, class A>
+  static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
+    B halves[2];
+    order_bytes<kBits>(from, halves[0], halves[1]);
+    for (int half = 0; half < 2; ++half)
+      if constexpr (sizeof(A) == 1) {
+        codes[half] = halves[half];
+      } else {
+        codes[2 * half] = _mm512_unpacklo_epi8(halves[half], izero());
+        codes[2 * half + 1] = _mm512_unpackhi_epi8(halves[half], izero());
+      }
   }
 };
 

@@ -2,15 +2,21 @@
 #pragma once
 
 #include "body_float.h"
-#include "body_int8.h"
+#include "body_quantized.h"
 
 namespace {
 
 using edgepress::Kernels;
+using edgepress::QuantizedKernels;
+
+template <class V, class A>
+constexpr QuantizedKernels make_quantized() {
+  return {quantized_bytes<V, A>, quantize<V, A>, multiply_quantized<V, A>};
+}
 
 template <class V>
 constexpr Kernels make_kernels(const char* name) {
-  return {name, quantized_bytes<V>, quantize<V>, multiply<V>, multiply_quantized<V>};
+  return {name, multiply<V>, make_quantized<V, int8_t>(), make_quantized<V, int16_t>()};
 }
 
 }  // namespace

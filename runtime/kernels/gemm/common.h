@@ -1,12 +1,13 @@
 // What the micro-kernels of all variants share. They are one algorithm over the vectors `V` of a variant, which defines:
 //
-//   F, I, B            kLanes floats, as many int32, and four times as many bytes
+//   F, I, B            kLanes floats, as many int32, and the bytes or words that fill as much
 //   load(p) ...        kLanes values; with a count n the first n, the others zero, and nothing past them is read
 //   fma(a, b, c)       a * b + c
-//   dot<bits>(a, w, x) adds to each int32 of `a` the product of four codes and four activations
 //   spread(p, q)       p[u] * q[u] in lanes 4u to 4u + 3
-//   order<bits>        stored codes of kLanes / 4 units -> the first 16 of each unit, and the last 16 of each
-//   kOffset8           what `order` subtracts from codes of 8 bits
+//   order<bits, A>     stored codes of kLanes / 4 units -> bytes (A = int8_t): the first 16 of each unit, then the last
+//                      16 of each; or words (A = int16_t): the first 8 of each unit, then the next 8 of each, ...
+//   dot<bits, A>       adds to each int32 of `a` the product of its four bytes (two words) of codes and activations
+//   kOffset8<A>        what `order` subtracts from codes of 8 bits
 //   kTokens            how many tokens' sums the registers hold
 //
 // Everything here is internal to the variant's object file: an inline function shared between files that are compiled
@@ -18,6 +19,7 @@
 
 namespace {
 
+using edgepress::kLargest;
 using edgepress::kMaxTokens;
 using edgepress::kUnit;
 using edgepress::Matrix;

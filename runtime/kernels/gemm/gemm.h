@@ -31,28 +31,35 @@ struct Matrix {
   [[gnu::always_inline]] const uint8_t* row_zero_points(int64_t n) const { return zero_points + n * zero_point_bytes(); }
 };
 
-// Activations are quantized in units of 32 values: scale = absmax / 127, code = x / scale to the nearest, ties to even.
+// Activations are quantized to A, int8_t or int16_t, in units of 32 values: scale = absmax / kLargest<A>, code =
+// x / scale to the nearest, ties to even.
 constexpr int kUnit = 32;
+template <class A>
+constexpr int kLargest = sizeof(A) == 1 ? 127 : 32767;
 
 constexpr int64_t kMaxTokens = 64;  // of one call
 
-struct Kernels {
-  const char* name;
+// out[t * rows + r] = dot(weight row first + r, x[t]).
+using Multiply = void(const Matrix& weights, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
+                      float* out);
 
+// Products of quantized weights and activations quantized to one type.
+struct QuantizedKernels {
   // Bytes of `columns` quantized activations, in the variant's own layout; a multiple of 64.
-  int64_t (*quantized_bytes)(int64_t columns);
+  int64_t (*bytes)(int64_t columns);
 
   // Quantizes x[first, first + count) of a row of `columns` values into that row's quantized form, where x points at
   // value `first`, which is a multiple of 32; so is first + count, unless it is the row's end. A row is complete, and
   // its padding defined, once all its values were given.
   void (*quantize)(const float* x, int64_t first, int64_t count, int64_t columns, uint8_t* row);
 
-  // out[t * rows + r] = dot(weight row first + r, x[t]). Activations are float [columns], ...
-  void (*multiply)(const Matrix& weights, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
-                   float* out);
-  // ... or quantized rows (quantized weights only).
-  void (*multiply_quantized)(const Matrix& weights, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
-                             float* out);
+  Multiply* multiply;  // x: quantized rows
+};
+
+struct Kernels {
+  const char* name;
+  Multiply* multiply;  // x: float [columns]; any weights
+  QuantizedKernels int8, int16;
 };
 
 }  // namespace edgepress

@@ -13,7 +13,9 @@ using Vector = typename VectorOf<T, kCount>::type;
 
 template <int kLaneCount>
 struct Portable {
-  static constexpr int kLanes = kLaneCount, kOffset8 = 0, kTokens = 4;
+  static constexpr int kLanes = kLaneCount, kTokens = 4;
+  template <class A>
+  static constexpr int kOffset8 = 0;
   using F = Vector<float, kLanes>;
   using I = Vector<int32_t, kLanes>;
   using U = Vector<uint32_t, kLanes>;
@@ -78,41 +80,54 @@ struct Portable {
     memcpy(&b, p, sizeof b);
     return b;
   }
-  template <int kBits>
+  template <int kBits, class A>
   static I dot(I a, B w, B x) {
-    using Bytes = Vector<uint8_t, 16>;
-    using Words = Vector<int16_t, 8>;
-    using Sums = Vector<int32_t, 4>;
     for (int unit = 0; unit < kLanes / 4; ++unit) {
-      Bytes codes, values;
+      Words codes, values;
       Sums sums;
       memcpy(&codes, reinterpret_cast<const uint8_t*>(&w) + 16 * unit, 16);
       memcpy(&values, reinterpret_cast<const uint8_t*>(&x) + 16 * unit, 16);
       memcpy(&sums, reinterpret_cast<const int32_t*>(&a) + 4 * unit, 16);
-      // Even and odd bytes of each 16-bit word; a product is at most 255 * 127.
-      const Words even = ((Words)codes & 255) * (((Words)values << 8) >> 8);
-      const Words odd = (Words)((Vector<uint16_t, 8>)codes >> 8) * ((Words)values >> 8);
-      sums += (((Sums)even << 16) >> 16) + ((Sums)even >> 16) + (((Sums)odd << 16) >> 16) + ((Sums)odd >> 16);
+      sums += sizeof(A) == 1 ? dot_bytes(codes, values) : dot_words(codes, values);
       memcpy(reinterpret_cast<int32_t*>(&a) + 4 * unit, &sums, 16);
     }
     return a;
   }
-  template <int kBits>
-  static void order(const uint8_t* from, B& low, B& high) {
-    using Pairs = Vector<uint16_t, 16>;
+  template <int kBits, class A>
+  static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
     for (int unit = 0; unit < kLanes / 4; ++unit) {
-      Pairs ordered;
-      if (kBits == 4) {
-        Vector<uint8_t, 16> packed;
-        memcpy(&packed, from + unit * 16, sizeof packed);
-        const Pairs wide = __builtin_convertvector(packed, Pairs);
-        ordered = (wide | wide << 4) & 0x0f0f;  // the low nibble in the first byte
-      } else {
-        memcpy(&ordered, from + unit * kUnit, sizeof ordered);
-      }
-      memcpy(reinterpret_cast<uint8_t*>(&low) + unit * 16, &ordered, 16);
-      memcpy(reinterpret_cast<uint8_t*>(&high) + unit * 16, reinterpret_cast<uint8_t*>(&ordered) + 16, 16);
+      Vector<A, kUnit> ordered = __builtin_convertvector(unit_codes<kBits>(from, unit), Vector<A, kUnit>);
+      for (size_t v = 0; v < 2 * sizeof(A); ++v)
+        memcpy(reinterpret_cast<uint8_t*>(&codes[v]) + unit * 16, reinterpret_cast<uint8_t*>(&ordered) + v * 16, 16);
     }
+  }
+
+ private:
+  using Words = Vector<int16_t, 8>;
+  using Sums = Vector<int32_t, 4>;
+
+  static Sums even(Words words) { return ((Sums)words << 16) >> 16; }
+  static Sums odd(Words words) { return (Sums)words >> 16; }
+  static Sums dot_words(Words codes, Words values) {
+    return even(codes) * even(values) + odd(codes) * odd(values);
+  }
+  static Sums dot_bytes(Words codes, Words values) {  // a product is at most 255 * 127
+    const Words first = (codes & 255) * ((values << 8) >> 8);
+    const Words second = (Words)((Vector<uint16_t, 8>)codes >> 8) * (values >> 8);
+    return even(first) + odd(first) + even(second) + odd(second);
+  }
+  template <int kBits>
+  static Vector<uint8_t, kUnit> unit_codes(const uint8_t* from, int unit) {
+    if (kBits == 8) return read<Vector<uint8_t, kUnit>>(from + unit * kUnit);
+    using Pairs = Vector<uint16_t, 16>;
+    const Pairs wide = __builtin_convertvector(read<Vector<uint8_t, 16>>(from + unit * 16), Pairs);
+    return (Vector<uint8_t, kUnit>)((wide | wide << 4) & 0x0f0f);  // the low nibble in the first byte
+  }
+  template <class T>
+  static T read(const uint8_t* p) {
+    T value;
+    memcpy(&value, p, sizeof value);
+    return value;
   }
 };
 

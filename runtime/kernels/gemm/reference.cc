@@ -36,36 +36,40 @@ void multiply(const Matrix& m, int64_t first, int64_t rows, const void* const* x
     }
 }
 
+template <class A>
 struct Unit {
   float scale;
-  int8_t codes[kUnit];
+  A codes[kUnit];
 };
 
+template <class A>
 int64_t quantized_bytes(int64_t columns) {
-  const int64_t bytes = (columns + kUnit - 1) / kUnit * static_cast<int64_t>(sizeof(Unit));
+  const int64_t bytes = (columns + kUnit - 1) / kUnit * static_cast<int64_t>(sizeof(Unit<A>));
   return (bytes + 63) / 64 * 64;
 }
 
+template <class A>
 void quantize(const float* x, int64_t first, int64_t count, int64_t, uint8_t* row) {
   for (int64_t k = 0; k < count; k += kUnit) {
     const int64_t size = count - k < kUnit ? count - k : kUnit;
     float largest = 0;
     for (int64_t i = 0; i < size; ++i)
       if (std::isnan(x[k + i]) || std::fabs(x[k + i]) > largest) largest = std::fabs(x[k + i]);
-    Unit unit{largest / 127, {}};
+    Unit<A> unit{largest / kLargest<A>, {}};
     for (int64_t i = 0; i < size; ++i) {
       const float code = std::nearbyint(x[k + i] / unit.scale);
-      unit.codes[i] = std::isfinite(code) ? static_cast<int8_t>(std::fmax(-127, std::fmin(127, code))) : 0;
+      unit.codes[i] = std::isfinite(code) ? static_cast<A>(std::fmax(-kLargest<A>, std::fmin(kLargest<A>, code))) : 0;
     }
-    memcpy(row + (first + k) / kUnit * static_cast<int64_t>(sizeof(Unit)), &unit, sizeof unit);
+    memcpy(row + (first + k) / kUnit * static_cast<int64_t>(sizeof unit), &unit, sizeof unit);
   }
 }
 
-float dot_quantized(const Matrix& m, int64_t n, const Unit* x) {
+template <class A>
+float dot_quantized(const Matrix& m, int64_t n, const Unit<A>* x) {
   const int64_t run = m.block < kUnit ? m.block : kUnit;
   double sum = 0;
   for (int64_t k = 0; k < m.columns; k += run) {
-    const Unit& unit = x[k / kUnit];
+    const Unit<A>& unit = x[k / kUnit];
     const int64_t b = k / m.block;
     int dot = 0;
     for (int64_t i = k; i < k + run; ++i) dot += (code(m, n, i) - zero_point(m, n, b)) * unit.codes[i % kUnit];
@@ -74,14 +78,19 @@ float dot_quantized(const Matrix& m, int64_t n, const Unit* x) {
   return static_cast<float>(sum);
 }
 
+template <class A>
 void multiply_quantized(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
                         float* out) {
   for (int64_t t = 0; t < tokens; ++t)
-    for (int64_t r = 0; r < rows; ++r) out[t * rows + r] = dot_quantized(m, first + r, static_cast<const Unit*>(x[t]));
+    for (int64_t r = 0; r < rows; ++r)
+      out[t * rows + r] = dot_quantized(m, first + r, static_cast<const Unit<A>*>(x[t]));
 }
+
+template <class A>
+constexpr QuantizedKernels quantized{quantized_bytes<A>, quantize<A>, multiply_quantized<A>};
 
 }  // namespace
 
-const Kernels kernels{"reference", quantized_bytes, quantize, multiply, multiply_quantized};
+const Kernels kernels{"reference", multiply, quantized<int8_t>, quantized<int16_t>};
 
 }  // namespace edgepress::reference
