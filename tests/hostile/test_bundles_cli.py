@@ -88,6 +88,16 @@ def model_that_is_none(bundle: Path) -> None:
     write_manifest(bundle)
 
 
+@pytest.mark.parametrize("name", ["run", "compare"])
+def test_a_damaged_tokenizer(
+    refused: Refused, bundle: Path, command: Callable[..., list[object]], tmp_path: Path, name: str
+) -> None:
+    for folder in (bundle, tmp_path / "sound"):
+        (folder / TOKENIZER).write_text("{")
+        write_manifest(folder)
+    refused(command(name), ["cannot read", TOKENIZER, "write the bundle again"])
+
+
 @EVERY
 @pytest.mark.parametrize(
     ("damage", "mentions"),

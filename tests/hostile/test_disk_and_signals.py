@@ -222,6 +222,10 @@ class TestInterruption:
         assert {p.name for p in tmp_path.iterdir()} == {"model", "output"}
         assert hashes(tmp_path / "output") == hashes(pressed("compress", folder))
 
+    def test_then_another_plan(self, refused: Refused, folder: Path, tmp_path: Path) -> None:
+        stop(PRESSING, 1, signal.SIGINT, press("compress", folder, "output"), tmp_path)
+        refused(["compress", folder, "-o", "output", "--bits", 4], ["output.partial", "another plan", "remove it"])
+
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_of_export(self, pressed: Pressed, folder: Path, tmp_path: Path, number: signal.Signals) -> None:
         result = stop(PRESSING, 2, number, press("export", folder, "output"), tmp_path)
