@@ -33,7 +33,7 @@ class Context:
     spec: ModelSpec
     plan: Plan
     half: bool
-    accuracy_level: int = 4
+    accuracy_level: int = 2
 
     @property
     def real(self) -> ir.DataType:
