@@ -13,9 +13,10 @@ from tests.runtime.tiny_bundle import write_bundle
 
 
 @pytest.fixture(autouse=True)
-def _temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They go where the tests look for what was left behind."""
+def _temporary_files(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go where the tests look for what was left behind; torch's cache, which is meant to stay, goes elsewhere."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "torchinductor"))
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 
