@@ -7,6 +7,7 @@ namespace {
 
 constexpr int64_t kChunk = 2048;  // weights of a row at a time: at most 128 blocks, at least 16
 constexpr int64_t kChunkUnits = kChunk / kUnit;
+constexpr int64_t kNear = 16384;  // bytes of activations that stay in the first cache while rows of weights pass
 
 // A row: the codes in V's order, a scale per unit, and scale * (sum of codes) of each unit's two halves.
 template <class V, class A>
@@ -147,7 +148,7 @@ void dot_quantized(const Row<V, A>& row, int64_t first, const Quantized<V, A>* x
   for (int t = 0; t < kCount; ++t) out[t * stride] += V::sum(sum[t]);
 }
 
-// Tokens go kCount at a time, the rest fewer at a time: their activations stay in the first cache for all rows.
+// Tokens go kCount at a time, the rest fewer at a time.
 template <class V, class A, int kBits, bool kHalves, int kCount>
 void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantized<V, A>* x, int64_t tokens,
                      float* out) {
@@ -164,8 +165,9 @@ void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantiz
 template <class V, class A, int kBits>
 void multiply_codes(const Matrix& m, int64_t first, int64_t rows, const Quantized<V, A>* x, int64_t tokens,
                     float* out) {
-  const auto multiply = m.block < kUnit ? multiply_tokens<V, A, kBits, true, V::kTokens>
-                                        : multiply_tokens<V, A, kBits, false, V::kTokens>;
+  constexpr int kTokens = smaller(V::kTokens, kNear / (kChunk * sizeof(A)));
+  const auto multiply = m.block < kUnit ? multiply_tokens<V, A, kBits, true, kTokens>
+                                        : multiply_tokens<V, A, kBits, false, kTokens>;
   multiply(m, first, rows, x, tokens, out);
 }
 

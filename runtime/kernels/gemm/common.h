@@ -25,7 +25,7 @@ using edgepress::kUnit;
 using edgepress::Matrix;
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // scale and scale * (offset - zero point) of `count` blocks of row n from block `first` on, zeros up to a full vector.
 template <class V>
