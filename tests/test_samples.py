@@ -1,5 +1,8 @@
 """Every script in samples/ runs."""
 
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +38,25 @@ def test_compare(bundle: Path) -> None:
 
 def test_fit() -> None:
     assert "decode" in run("fit.py", SAMPLE, "raspberry-pi-5")
+
+
+def test_the_readmes_python_and_commands(tmp_path: Path) -> None:
+    """Its ten lines of Python as they stand, then its commands by hand."""
+    readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "samples").symlink_to(SCRIPTS)
+    python = readme.split("```python\n", 1)[1].split("```", 1)[0]
+    _in(tmp_path, sys.executable, "-c", python)
+    shutil.rmtree(tmp_path / "small")
+    commands = re.findall(r"^    edgepress (.+)$", readme, re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        _in(tmp_path, sys.executable, "-c", "from edgepress.cli import main; main()", *shlex.split(command))
+    assert (tmp_path / "report" / "comparison.png").exists()
+
+
+def _in(folder: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 def test_no_script_is_left_out() -> None:
