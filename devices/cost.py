@@ -142,7 +142,7 @@ def active_parameters(spec: ModelSpec) -> int:
 def arena_bytes(spec: ModelSpec, context: int) -> int:
     """Activations while a prompt of `context` tokens is read at once, in float32, and the logits after it.
 
-    The widths alive at a time were fitted to the resident memory of bundles on the CPU (within 10% on four shapes at
+    The widths alive at a time were fitted to the resident memory of bundles on the CPU (within 20% on four shapes at
     4096 tokens). They grow with the tokens: attention needs no [tokens, tokens] matrix there.
     """
     a, x = spec.attention, spec.experts
