@@ -239,5 +239,5 @@ def test_a_model_that_is_nowhere(refused: Refused, folder: Path, model: str, nam
 def test_a_hub_id_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    result = in_a_process(["inspect", "owner/no-such-model"], tmp_path, timeout=30)
+    result = in_a_process(["inspect", "owner/no-such-model"], tmp_path, timeout=90)
     assert_one_line_error(result, ["cannot download owner/no-such-model", "or give a local folder"])
