@@ -1,0 +1,66 @@
+"""llama.cpp through its own llama-bench."""
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks.processes import run
+from benchmarks.rounds import Values
+from edgepress.errors import RuntimeFailure
+
+
+def speeds(
+    llama_bench: Path, model: Path, repack: bool, threads: int, prompt: int, generate: int, depth: int
+) -> Values:
+    """{"pp512": tokens/s, "tg128": ..., "tg128 @ d2048": ...}, one repetition each after llama-bench's own warm-up."""
+    shallow = _bench(llama_bench, model, repack, threads, "-p", str(prompt), "-n", str(generate))
+    deep = _bench(llama_bench, model, repack, threads, "-p", "0", "-n", str(generate), "-d", str(depth))
+    return parse_speeds(shallow) | parse_speeds(deep)
+
+
+def _bench(llama_bench: Path, model: Path, repack: bool, threads: int, *tests: str) -> str:
+    return run(_command(llama_bench, model, repack, threads, *tests)).stdout
+
+
+def _command(llama_bench: Path, model: Path, repack: bool, threads: int, *tests: str) -> list[str | Path]:
+    fixed = ["-t", str(threads), "-r", "1", "--repack", str(int(repack)), "-o", "json"]
+    return [llama_bench, "-m", model, *fixed, *tests]
+
+
+def parse_speeds(text: str) -> Values:
+    """Tests of llama-bench's JSON -> tokens/s.
+
+    Raises:
+        RuntimeFailure: another layout than expected.
+    """
+    try:
+        return {_name(test): float(test["avg_ts"]) for test in json.loads(text)}
+    except (ValueError, KeyError, TypeError):
+        raise RuntimeFailure(f"llama-bench printed no results that can be read: {text[:80]!r}") from None
+
+
+def _name(test: dict[str, int]) -> str:
+    name = f"pp{test['n_prompt']}" if test["n_prompt"] else f"tg{test['n_gen']}"
+    return name + (f" @ d{test['n_depth']}" if test["n_depth"] else "")
+
+
+def first_token(llama_bench: Path, model: Path, repack: bool, threads: int, tokens: int) -> tuple[float, float, int]:
+    """Seconds from the start of loading to the end of the first token, seconds of the process, anonymous bytes.
+
+    llama.cpp counts its load time until the first evaluation has ended. Its memory grows while it loads, and stays.
+    """
+    tests = ("-p", "0", "-n", str(tokens), "--no-warmup", "-v")
+    done = run(_command(llama_bench, model, repack, threads, *tests))
+    return parse_load_seconds(done.stderr), done.seconds, done.anonymous
+
+
+def parse_load_seconds(log: str) -> float:
+    """llama.cpp's own load time, of its log.
+
+    Raises:
+        RuntimeFailure: it is not there.
+    """
+    found = re.search(r"load time =\s*([0-9.]+) ms", log)
+    if not found:
+        raise RuntimeFailure("llama-bench printed no load time; is it another version of llama.cpp?")
+    return float(found[1]) / 1e3

@@ -1,0 +1,43 @@
+"""The machine and the versions that the figures belong to."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edgepress.devices.probe import isa, probe
+
+PACKAGES = ("onnxruntime", "numpy", "onnx")
+ROOT = Path(__file__).parents[1]
+
+
+def describe(threads: int, llama_bench: Path | None) -> dict[str, Any]:
+    """What to know about a run: processor, vector extensions, memory, threads, load, versions."""
+    profile = probe()
+    memory = profile.memory
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": profile.title,
+        "vector extensions": " ".join(isa(Path("/")) or ()),
+        "kernels": os.environ.get("EDGEPRESS_ISA", "chosen at run time"),
+        "memory": f"{memory.value / 1e9:.1f} GB" if memory else "unknown",
+        "threads": threads,
+        "load average": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "edgepress": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown",
+        **{package: version(package) for package in PACKAGES},
+        "llama.cpp": _output(str(llama_bench), "--version") if llama_bench else "not measured",
+    }
+
+
+def _output(*command: str) -> str:
+    """The first line that a command prints; empty if it cannot run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return next(iter((done.stdout + done.stderr).strip().splitlines()), "")

@@ -1,0 +1,59 @@
+"""Runs a program and watches how much anonymous memory it takes."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepress.errors import RuntimeFailure
+
+INTERVAL = 0.002  # seconds between two looks
+
+
+@dataclass(frozen=True)
+class Finished:
+    """`anonymous` is the largest RssAnon that was seen, in bytes: heap and stacks, not pages of mapped files."""
+
+    stdout: str
+    stderr: str
+    seconds: float
+    anonymous: int
+
+
+def run(command: Sequence[str | Path]) -> Finished:
+    """Run a program to its end.
+
+    Raises:
+        RuntimeFailure: it cannot be started, or fails; with the last line that it printed.
+    """
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        start = time.perf_counter()
+        try:
+            process = subprocess.Popen(words, stdout=stdout, stderr=stderr)
+        except OSError as error:
+            raise RuntimeFailure(f"cannot run {words[0]}: {error.strerror}") from None
+        anonymous = 0
+        while process.poll() is None:
+            anonymous = max(anonymous, rss_anon(process.pid))
+            time.sleep(INTERVAL)
+        seconds = time.perf_counter() - start
+        stdout.seek(0)
+        stderr.seek(0)
+        finished = Finished(stdout.read(), stderr.read(), seconds, anonymous)
+    if process.returncode:
+        last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise RuntimeFailure(f"{' '.join(words)} ended with status {process.returncode}: {last}")
+    return finished
+
+
+def rss_anon(pid: int | str) -> int:
+    """Resident anonymous bytes of a process now; 0 if it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    lines = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return next((int(line.split()[1]) * 1024 for line in lines), 0)

@@ -1,0 +1,121 @@
+"""Converts a Qwen3-MoE in Hugging Face layout to a 16-bit GGUF file, to run llama.cpp beside.
+
+    python -m benchmarks.qwen3_moe_to_gguf FOLDER OUT.gguf
+
+Byte-level BPE tokenizers with GPT-2 splitting only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import typer
+
+from edgepress.architecture import ModelSpec, roles
+from edgepress.checkpoint import Checkpoint, open_checkpoint, read_config, read_json
+
+# llama.cpp's names of a layer's tensors -> roles of the checkpoint.
+VECTORS = {
+    "attn_norm": "attention_norm",
+    "ffn_norm": "ffn_norm",
+    "attn_q_norm": "q_norm",
+    "attn_k_norm": "k_norm",
+    "ffn_gate_inp": "router",
+}
+MATRICES = {"attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o"}
+PROJECTIONS = ("gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file: the weights of one role, or of one role per expert as a stack."""
+
+    name: str
+    dtype: type[np.generic]
+    roles: tuple[str, ...]
+    stacked: bool = False
+
+    def shape(self, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        one = shapes[self.roles[0]]
+        return (len(self.roles), *one) if self.stacked else one
+
+    def load(self, checkpoint: Checkpoint) -> np.ndarray:
+        arrays = [checkpoint.tensor(role).astype(self.dtype) for role in self.roles]
+        return np.stack(arrays) if self.stacked else arrays[0]
+
+
+def main(folder: Path, out: Path) -> None:
+    """Convert FOLDER to OUT, with one tensor in memory at a time."""
+    checkpoint = open_checkpoint(folder)
+    shapes = dict(roles(checkpoint.spec))
+    tensors = list(_tensors(checkpoint.spec))
+    writer = gguf.GGUFWriter(out, "qwen3moe")
+    _add_facts(writer, read_config(folder))
+    _add_tokenizer(writer, read_json(folder / "tokenizer.json"), checkpoint.spec.vocab_size)
+    for tensor in tensors:
+        shape, dtype = tensor.shape(shapes), np.dtype(tensor.dtype)
+        writer.add_tensor_info(tensor.name, shape, dtype, prod(shape) * dtype.itemsize)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in tensors:
+        writer.write_tensor_data(tensor.load(checkpoint))
+    writer.close()
+
+
+def _tensors(spec: ModelSpec) -> Iterator[Tensor]:
+    """Every tensor, matrices as float16, the rest as float32."""
+    assert spec.experts
+    yield Tensor("token_embd.weight", np.float16, ("embedding",))
+    yield Tensor("output_norm.weight", np.float32, ("final_norm",))
+    yield Tensor("output.weight", np.float16, ("head",))
+    for i in range(spec.layers):
+        for name, role in VECTORS.items():
+            yield Tensor(f"blk.{i}.{name}.weight", np.float32, (f"layers.{i}.{role}",))
+        for name, role in MATRICES.items():
+            yield Tensor(f"blk.{i}.{name}.weight", np.float16, (f"layers.{i}.{role}",))
+        for projection in PROJECTIONS:
+            experts = tuple(f"layers.{i}.experts.{e}.{projection}" for e in range(spec.experts.count))
+            yield Tensor(f"blk.{i}.ffn_{projection}_exps.weight", np.float16, experts, stacked=True)
+
+
+def _add_facts(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_expert_count(config["num_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict[str, Any], size: int) -> None:
+    """The vocabulary, filled up to the model's size."""
+    model = tokenizer["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    tokens += [f"<unused{i}>" for i in range(size - len(tokens))]
+    special = {token["content"] for token in tokenizer["added_tokens"] if token["special"]}
+    kinds = [gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_add_bos_token(False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
