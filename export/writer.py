@@ -1,12 +1,8 @@
-"""Assembling a bundle: written to a temporary folder next to its target, synced, then renamed."""
+"""Assembling a bundle: graph, weights, companions, manifest."""
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +17,7 @@ from edgepress.export.data_file import DataFile, place
 from edgepress.export.decoder import build_model
 from edgepress.export.genai import genai_config, special_tokens
 from edgepress.export.modules import DTYPES, Context
+from edgepress.export.staging import staged
 from edgepress.layout import all_tensors, kept_parameters, parts
 from edgepress.packed import WeightSource
 from edgepress.plan import Plan
@@ -40,7 +37,7 @@ def export(
         with_library: put the native library into the folder, so that onnxruntime-genai runs the bundle too.
 
     Raises:
-        InputError: the folder exists, or the provider is unknown.
+        InputError: the folder exists or is being written, or the provider is unknown.
         CheckpointError: the tokenizer or another file of the model cannot be read.
         BundleError: too little space, or weights that do not fit the plan.
     """
@@ -53,27 +50,11 @@ def export(
     plan = replace(source.plan, dtype16="float16") if provider == "cuda" else source.plan
     context = Context(source.spec, plan, half=provider == "cuda")
     model = build_model(context)
-    with _staging(folder) as staging:
+    with staged(folder) as staging:
         _write_weights(source, plan, model, staging, track)
         _copy_companions(source, staging, with_library)
         _write_json(staging / GENAI_CONFIG, genai)
-        manifest = _write_manifest(source, plan, provider, staging)
-        _sync(staging)
-        os.rename(staging, folder)
-    _sync_path(folder.parent)
-    return manifest
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A temporary folder next to the target; whatever is left of it at the end is removed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    os.chmod(staging, 0o755)
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        return _write_manifest(source, plan, provider, staging)
 
 
 def _write_weights(source: WeightSource, plan: Plan, model: ir.Model, staging: Path, track: Track) -> None:
@@ -158,17 +139,3 @@ def _write_json(path: Path, value: dict[str, Any], at_least: int = 0) -> int:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        _sync_path(path)
-    _sync_path(folder)
-
-
-def _sync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -129,6 +129,26 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_export_left_is_swept(tmp_path: Path) -> None:
+    staging = tmp_path / ".bundle.partial"
+    staging.mkdir()
+    (staging / DATA).write_bytes(b"half")
+    (staging / "stray").write_bytes(b"")
+    export(sample_packer(), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
+    assert not (tmp_path / "bundle" / "stray").exists()
+
+
+def test_two_exports_to_one_folder_do_not_mix(tmp_path: Path) -> None:
+    def second(items: Any, description: str) -> Iterator[Any]:
+        with pytest.raises(InputError, match="another export"):
+            export(sample_packer(), tmp_path / "bundle")
+        yield from items
+
+    export(sample_packer(), tmp_path / "bundle", track=second)
+    open_bundle(tmp_path / "bundle", verify=True)
+
+
 def test_a_source_that_lacks_rows_is_refused(tmp_path: Path) -> None:
     class Lacking(Packer):
         def emit(self, part: str, sink: Any) -> None:
