@@ -9,6 +9,9 @@
 #ifdef EDGEPRESS_X86
 #include <cpuid.h>
 #endif
+#ifdef EDGEPRESS_AARCH64
+#include <sys/auxv.h>
+#endif
 
 namespace edgepress {
 namespace {
@@ -42,6 +45,17 @@ bool has_avx512vnni() {
 
 #endif
 
+#ifdef EDGEPRESS_AARCH64
+
+// Bits of the kernel's own interface (Documentation/arch/arm64/elf_hwcaps.rst); old headers lack the second.
+constexpr unsigned long kAsimdDp = 1ul << 20, kI8mm = 1ul << 13;
+
+bool has_dotprod() { return getauxval(AT_HWCAP) & kAsimdDp; }
+
+bool has_i8mm() { return has_dotprod() && getauxval(AT_HWCAP2) & kI8mm; }
+
+#endif
+
 struct Variant {
   const Kernels& kernels;
   bool (*supported)();
@@ -52,6 +66,10 @@ const Variant kVariants[] = {
 #ifdef EDGEPRESS_X86
     {avx512vnni::kernels, has_avx512vnni},
     {avx2::kernels, has_avx2},
+#endif
+#ifdef EDGEPRESS_AARCH64
+    {neon_i8mm::kernels, has_i8mm},
+    {neon_dotprod::kernels, has_dotprod},
 #endif
     {portable::kernels, always},
     {portable16::kernels, always},
@@ -71,6 +89,13 @@ const Kernels& select_kernels() {
     if (!wanted.empty()) throw Error("EDGEPRESS_ISA=" + wanted + ": this machine does not support it; unset it");
   }
   throw Error("EDGEPRESS_ISA=" + wanted + " is unknown; use one of" + known);
+}
+
+std::vector<const Kernels*> supported_kernels() {
+  std::vector<const Kernels*> all;
+  for (const Variant& variant : kVariants)
+    if (variant.supported()) all.push_back(&variant.kernels);
+  return all;
 }
 
 }  // namespace edgepress

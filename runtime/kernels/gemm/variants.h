@@ -19,4 +19,10 @@ extern const Kernels kernels;
 namespace avx512vnni {
 extern const Kernels kernels;
 }
+namespace neon_dotprod {
+extern const Kernels kernels;
+}
+namespace neon_i8mm {
+extern const Kernels kernels;
+}
 }  // namespace edgepress

@@ -1,0 +1,25 @@
+// Armv8.2 with the dot product of signed bytes.
+#include "neon.h"
+
+namespace {
+
+struct Dotprod : Neon {
+  template <class A>
+  static constexpr int kOffset8 = sizeof(A) == 1 ? 128 : 0;  // bytes of both factors are signed
+
+  template <int kBits, class A>
+  static I dot(I a, B w, B x) {
+    if constexpr (sizeof(A) == 2) return dot_words(a, w, x);
+    return vdotq_s32(a, w, x);
+  }
+  template <int kBits, class A>
+  static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
+    Neon::order<kBits, A>(from, codes);
+    if constexpr (kBits == 8 && sizeof(A) == 1)
+      for (B& half : codes) half = veorq_s8(half, vdupq_n_s8(-128));
+  }
+};
+
+}  // namespace
+
+const Kernels edgepress::neon_dotprod::kernels = make_kernels<Dotprod>("neon_dotprod");

@@ -1,0 +1,19 @@
+// Armv8.2 with I8MM, whose dot product takes stored codes as they are, unsigned.
+#include "neon.h"
+
+namespace {
+
+struct I8mm : Neon {
+  template <class A>
+  static constexpr int kOffset8 = 0;
+
+  template <int kBits, class A>
+  static I dot(I a, B w, B x) {
+    if constexpr (sizeof(A) == 2) return dot_words(a, w, x);
+    return vusdotq_s32(a, vreinterpretq_u8_s8(w), x);
+  }
+};
+
+}  // namespace
+
+const Kernels edgepress::neon_i8mm::kernels = make_kernels<I8mm>("neon_i8mm");
