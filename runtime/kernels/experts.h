@@ -36,7 +36,7 @@ class Experts {
   Routes group(const Tensor& weights, const Tensor& experts) const;
   bool quantizes(const Matrix& matrix) const { return quantized_ && matrix.quantized(); }
   Multiply* multiply(const Matrix& matrix) const {
-    return quantizes(matrix) ? quantized_->multiply : kernels_.multiply;
+    return quantizes(matrix) ? quantized_->multiply_many : kernels_.multiply;
   }
   void gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group,
                     int64_t tile) const;

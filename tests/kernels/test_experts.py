@@ -89,6 +89,15 @@ def test_block_sizes(name: str, level: int, block: int) -> None:
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("block", [32, 128])
+@pytest.mark.parametrize("form", [(4, False), (4, True), (8, False), (8, True)])
+def test_many_tokens_of_an_expert(name: str, level: int, block: int, form: tuple[int, bool]) -> None:
+    layer = random_layer(np.random.default_rng(4), 1, 640, 128, [form], [form], block=block)
+    check(name, layer, 17, 1, level)
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
 @pytest.mark.parametrize("bfloat", [False, True])
 def test_16_bit_experts_of_odd_sizes(name: str, bfloat: bool) -> None:
     layer = random_layer(np.random.default_rng(3), 3, 37, 53, [(16, False)], [(16, False)], bfloat=bfloat)

@@ -1,13 +1,13 @@
 // AVX-512 with VNNI.
 #include <immintrin.h>
 
-#include "body.h"
+#include "body_tiled.h"
 #include "variants.h"
 
 namespace {
 
 struct Avx512 {
-  static constexpr int kLanes = 16, kTokens = 8;
+  static constexpr int kLanes = 16, kTokens = 8, kTileTokens = 6, kFewTokens = 6;
   template <class A>
   static constexpr int kOffset8 = 0;
   using F = __m512;
@@ -40,6 +40,7 @@ struct Avx512 {
   static F codes8(const uint8_t* p) { return codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static F codes8(const uint8_t* p, int64_t count) { return codes(_mm_maskz_loadu_epi8(first(count), p)); }
   static void store(float* p, F f) { _mm512_storeu_ps(p, f); }
+  static void store(float* p, F f, int64_t count) { _mm512_mask_storeu_ps(p, first(count), f); }
 
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
@@ -83,8 +84,46 @@ struct Avx512 {
         codes[2 * half + 1] = _mm512_unpackhi_epi8(halves[half], izero());
       }
   }
+
+  static I dwords(const uint8_t* p) { return _mm512_broadcastd_epi32(_mm_loadu_si32(p)); }
+  static B shuffle(B b, const uint8_t* p) {
+    return _mm512_shuffle_epi8(b, _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  template <class T>
+  static I subtract(I a, I b) {
+    return sizeof(T) == 1 ? _mm512_sub_epi8(a, b) : sizeof(T) == 2 ? _mm512_sub_epi16(a, b) : _mm512_sub_epi32(a, b);
+  }
+  template <int kBits, class A>
+  static I part(F stored, int i) {
+    const I shifted = _mm512_srlv_epi32(_mm512_castps_si512(stored), _mm512_set1_epi32(i * kBits));
+    constexpr int kMask = (1 << kBits) - 1;
+    return _mm512_and_si512(shifted, sizeof(A) == 1 ? _mm512_set1_epi8(kMask) : _mm512_set1_epi16(kMask));
+  }
+  static void transpose(F (&rows)[16]) {
+    F pairs[16];
+    for (int i = 0; i < 16; i += 2) {
+      pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+      pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    F fours[4][4];  // [column % 4][row / 4]: columns c, c + 4, c + 8, c + 12 of four rows
+    for (int i = 0; i < 4; ++i)
+      for (int high = 0; high < 2; ++high) {
+        const __m512d a = _mm512_castps_pd(pairs[4 * i + high]), b = _mm512_castps_pd(pairs[4 * i + 2 + high]);
+        fours[2 * high][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        fours[2 * high + 1][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+    for (int c = 0; c < 4; ++c) {
+      const F* f = fours[c];
+      const F low = _mm512_shuffle_f32x4(f[0], f[1], 0x88), low2 = _mm512_shuffle_f32x4(f[2], f[3], 0x88);
+      const F high = _mm512_shuffle_f32x4(f[0], f[1], 0xdd), high2 = _mm512_shuffle_f32x4(f[2], f[3], 0xdd);
+      rows[c] = _mm512_shuffle_f32x4(low, low2, 0x88);
+      rows[c + 4] = _mm512_shuffle_f32x4(high, high2, 0x88);
+      rows[c + 8] = _mm512_shuffle_f32x4(low, low2, 0xdd);
+      rows[c + 12] = _mm512_shuffle_f32x4(high, high2, 0xdd);
+    }
+  }
 };
 
 }  // namespace
 
-const Kernels edgepress::avx512vnni::kernels = make_kernels<Avx512>("avx512vnni");
+const Kernels edgepress::avx512vnni::kernels = make_tiled_kernels<Avx512>("avx512vnni");

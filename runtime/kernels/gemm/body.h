@@ -11,7 +11,7 @@ using edgepress::QuantizedKernels;
 
 template <class V, class A>
 constexpr QuantizedKernels make_quantized() {
-  return {quantized_bytes<V, A>, quantize<V, A>, multiply_quantized<V, A>};
+  return {quantized_bytes<V, A>, quantize<V, A>, multiply_quantized<V, A>, multiply_quantized<V, A>};
 }
 
 template <class V>

@@ -26,6 +26,7 @@ using edgepress::Matrix;
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
 // scale and scale * (offset - zero point) of `count` blocks of row n from block `first` on, zeros up to a full vector.
 template <class V>

@@ -53,7 +53,10 @@ struct QuantizedKernels {
   // its padding defined, once all its values were given.
   void (*quantize)(const float* x, int64_t first, int64_t count, int64_t columns, uint8_t* row);
 
-  Multiply* multiply;  // x: quantized rows
+  Multiply* multiply;  // x: quantized rows; a token's product does not depend on the tokens beside it
+
+  // The same, faster for many tokens; how many there are decides in which order a product is summed.
+  Multiply* multiply_many;
 };
 
 struct Kernels {

@@ -87,7 +87,8 @@ void multiply_quantized(const Matrix& m, int64_t first, int64_t rows, const void
 }
 
 template <class A>
-constexpr QuantizedKernels quantized{quantized_bytes<A>, quantize<A>, multiply_quantized<A>};
+constexpr QuantizedKernels quantized{quantized_bytes<A>, quantize<A>, multiply_quantized<A>,
+                                       multiply_quantized<A>};
 
 }  // namespace
 
