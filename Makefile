@@ -2,6 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LLAMA_BIN ?= build/llama.cpp/bin
 
 $(READY): pyproject.toml constraints.txt $(shell find runtime/kernels -type f)
 	test -x $(BIN)/python || python3 -m venv $(VENV)
@@ -15,9 +16,19 @@ setup: $(READY)
 demo: $(READY)
 	$(BIN)/edgepress demo -o demo-output
 
-# Speed, memory and load time of the demo's bundles; close other programs first.
-bench: demo
-	$(BIN)/edgepress bench demo-output/16-bit demo-output/8-bit demo-output/4-bit
+# Every figure beside the best peer's; close other programs first. LLAMA_BIN names a folder with a ready llama-bench.
+bench: $(READY) $(LLAMA_BIN)/llama-bench
+	$(BIN)/pip install -q -c constraints.txt gguf
+	LLAMA_BIN=$(LLAMA_BIN) $(BIN)/python -m benchmarks
+
+# llama.cpp comes inside the source package of llama-cpp-python, and is built for this machine.
+build/llama.cpp/bin/llama-bench: | $(READY)
+	$(BIN)/pip download -q -c constraints.txt --no-deps --no-build-isolation --no-binary :all: -d build llama-cpp-python
+	mkdir -p build/llama-cpp-python && tar -xzf build/llama_cpp_python-*.tar.gz -C build/llama-cpp-python --strip-components=1
+	$(BIN)/cmake -S build/llama-cpp-python/vendor/llama.cpp -B build/llama.cpp -G Ninja \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
+		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_MTMD=OFF -DLLAMA_CURL=OFF
+	$(BIN)/cmake --build build/llama.cpp --target llama-bench llama-quantize
 
 test: lint types
 	$(BIN)/pytest
@@ -33,4 +44,4 @@ types: $(READY)
 	$(BIN)/mypy -p edgepress
 
 clean:
-	rm -rf build demo-output $(VENV)
+	rm -rf build demo-output bench-output $(VENV)

@@ -34,9 +34,12 @@ def parse_speeds(text: str) -> Values:
         RuntimeFailure: another layout than expected.
     """
     try:
-        return {_name(test): float(test["avg_ts"]) for test in json.loads(text)}
+        speeds = {_name(test): float(test["avg_ts"]) for test in json.loads(text)}
     except (ValueError, KeyError, TypeError):
-        raise RuntimeFailure(f"llama-bench printed no results that can be read: {text[:80]!r}") from None
+        speeds = {}
+    if not speeds:
+        raise RuntimeFailure(f"llama-bench printed no results that can be read: {text[:80]!r}")
+    return speeds
 
 
 def _name(test: dict[str, int]) -> str:

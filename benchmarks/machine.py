@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import ROOT
 from edgepress.devices.probe import isa, probe
 
 PACKAGES = ("onnxruntime", "numpy", "onnx")
-ROOT = Path(__file__).parents[1]
 
 
 def describe(threads: int, llama_bench: Path | None) -> dict[str, Any]:

@@ -4,28 +4,28 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import onnx
 
-from benchmarks.processes import run
+from benchmarks.processes import ROOT, run, run_module
 from edgepress.bundle import MANIFEST, MODEL
 from edgepress.checkpoint import open_checkpoint
 from edgepress.compress import Packer, make_plan
 from edgepress.export import export
 from edgepress.progress import Track, silent
 
-ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "samples" / "tiny-qwen3-moe"
 GGUF_TYPES = ("Q4_0", "Q4_K")
 
 
 def checkpoint(work: Path) -> Path:
     """The 2.77 B random Qwen3-MoE, 5.5 GB."""
-    return _once(work / "checkpoint", lambda folder: _module("benchmarks.random_moe", folder, "--tokenizer", TOKENIZER))
+    return once(
+        work / "checkpoint", lambda folder: run_module("benchmarks.random_moe", folder, "--tokenizer", TOKENIZER)
+    )
 
 
 def bundle(work: Path, model: Path, track: Track = silent) -> Path:
@@ -35,7 +35,7 @@ def bundle(work: Path, model: Path, track: Track = silent) -> Path:
         opened = open_checkpoint(model)
         export(Packer(opened, make_plan(opened, bits=4, track=track)), folder, track=track)
 
-    return _once(work / "bundle", write)
+    return once(work / "bundle", write)
 
 
 def at_level(work: Path, source: Path, level: int) -> Path:
@@ -54,7 +54,7 @@ def at_level(work: Path, source: Path, level: int) -> Path:
         manifest["files"][MODEL] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         _replace(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
-    return _once(work / f"bundle-level-{level}", write)
+    return once(work / f"bundle-level-{level}", write)
 
 
 def ggufs(work: Path, model: Path, llama_bin: Path, threads: int) -> dict[str, Path]:
@@ -62,15 +62,15 @@ def ggufs(work: Path, model: Path, llama_bin: Path, threads: int) -> dict[str, P
     files = {kind: work / f"{kind}.gguf" for kind in GGUF_TYPES}
     if all(file.exists() for file in files.values()):
         return files
-    half = _once(work / "F16.gguf", lambda file: _module("benchmarks.qwen3_moe_to_gguf", model, file))
+    half = once(work / "F16.gguf", lambda file: run_module("benchmarks.qwen3_moe_to_gguf", model, file))
     quantize = llama_bin / "llama-quantize"
     for kind, file in files.items():
-        _once(file, partial(_quantize, quantize, half, kind, threads))
+        once(file, partial(_quantize, quantize, half, kind, threads))
     half.unlink()
     return files
 
 
-def _once(path: Path, make: Callable[[Path], object]) -> Path:
+def once(path: Path, make: Callable[[Path], object]) -> Path:
     """`path`, made under another name first."""
     unfinished = path.with_name(f"unfinished-{path.name}")
     if not path.exists():
@@ -86,10 +86,6 @@ def _once(path: Path, make: Callable[[Path], object]) -> Path:
 
 def _quantize(quantize: Path, source: Path, kind: str, threads: int, out: Path) -> None:
     run([quantize, "--pure", source, out, kind, str(threads)])
-
-
-def _module(name: str, *arguments: Path | str) -> None:
-    run([sys.executable, "-m", name, *arguments])
 
 
 def _replace(path: Path, content: bytes) -> None:

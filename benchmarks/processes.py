@@ -1,6 +1,8 @@
 """Runs a program and watches how much anonymous memory it takes."""
 
+import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 from edgepress.errors import RuntimeFailure
 
 INTERVAL = 0.002  # seconds between two looks
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ def run(command: Sequence[str | Path]) -> Finished:
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         start = time.perf_counter()
         try:
-            process = subprocess.Popen(words, stdout=stdout, stderr=stderr)
+            process = subprocess.Popen(words, stdout=stdout, stderr=stderr, env=_environment())
         except OSError as error:
             raise RuntimeFailure(f"cannot run {words[0]}: {error.strerror}") from None
         anonymous = 0
@@ -47,6 +50,17 @@ def run(command: Sequence[str | Path]) -> Finished:
         last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise RuntimeFailure(f"{' '.join(words)} ended with status {process.returncode}: {last}")
     return finished
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with the source tree's root at the end of Python's search path."""
+    paths = [path for path in (os.environ.get("PYTHONPATH"), str(ROOT)) if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_module(name: str, *arguments: str | Path) -> Finished:
+    """`run` a module of the source tree with this interpreter, wherever the current folder is."""
+    return run([sys.executable, "-m", name, *arguments])
 
 
 def rss_anon(pid: int | str) -> int:

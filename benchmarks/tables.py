@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.rounds import Rounds
+from benchmarks.rounds import OTHERS, Rounds
 
 OURS = "edgepress"
 
@@ -16,12 +16,12 @@ class Quantity:
 
     Attributes:
         unit: of the values.
-        higher_is_better: speeds, as opposed to times and sizes.
+        higher_is_better: True for speeds, False for times and sizes; None for what is not compared.
         target: the ratio to the best peer that is aimed at; None where there is none.
     """
 
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     target: float | None = None
 
 
@@ -50,24 +50,26 @@ class Table:
 
 
 def make_table(title: str, rounds: Rounds, quantities: Mapping[str, Quantity]) -> Table:
-    """Every quantity of every engine that has it, in the order of `quantities`."""
-    return Table(title, [row for name, quantity in quantities.items() for row in _rows(name, quantity, rounds)])
+    """Every quantity of every engine that has it, in the order of `quantities`; last how quiet the machine was."""
+    every = {**quantities, OTHERS: Quantity("cores", None)}
+    return Table(title, [row for name, quantity in every.items() for row in _rows(name, quantity, rounds)])
 
 
 def _rows(name: str, quantity: Quantity, rounds: Rounds) -> Iterator[Row]:
     engines = [engine for engine, values in rounds[0].items() if name in values]
     samples = {engine: [turn[engine][name] for turn in rounds] for engine in engines}
     peers = [median(samples[engine]) for engine in engines if not engine.startswith(OURS)]
-    best = (max if quantity.higher_is_better else min)(peers, default=None)
-    for engine in engines:
-        middle = median(samples[engine])
-        ratio = None
-        if best is not None and engine.startswith(OURS):
-            ratio = middle / best if quantity.higher_is_better else best / middle
-        yield Row(
-            name, engine, quantity.unit, min(samples[engine]), middle, max(samples[engine]), samples[engine], ratio,
-            None if ratio is None else quantity.target,
-        )  # fmt: skip
+    for engine, values in samples.items():
+        ratio = _ratio(median(values), peers, quantity.higher_is_better) if engine.startswith(OURS) else None
+        target = None if ratio is None else quantity.target
+        yield Row(name, engine, quantity.unit, min(values), median(values), max(values), values, ratio, target)
+
+
+def _ratio(value: float, peers: Sequence[float], higher_is_better: bool | None) -> float | None:
+    """How many times better than the best peer."""
+    if higher_is_better is None or not peers:
+        return None
+    return value / max(peers) if higher_is_better else min(peers) / value
 
 
 def markdown(tables: Sequence[Table], machine: Mapping[str, Any]) -> str:

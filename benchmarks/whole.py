@@ -6,7 +6,6 @@ anonymous after 16 tokens; of llama.cpp, which cannot be asked at that moment, t
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import llama
-from benchmarks.processes import run
+from benchmarks.processes import run_module
 from benchmarks.rounds import Values, run_rounds
 from benchmarks.tables import OURS, Quantity, Table, make_table
 from edgepress.bundle import open_bundle
@@ -129,7 +128,7 @@ def _our_turn(bundle: Path, threads: int, lengths: Lengths) -> Values:
         decode: lengths.generate / timings[1].decode_s,
         deep: lengths.generate / timings[2].decode_s,
     }
-    done = run([sys.executable, "-m", "benchmarks.first_token", bundle, str(threads), str(FIRST)])
+    done = run_module("benchmarks.first_token", bundle, str(threads), str(FIRST))
     first = json.loads(done.stdout)
     anonymous = first["anonymous"] / 1e9
     return values | {
