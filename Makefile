@@ -23,7 +23,7 @@ bench: $(READY) $(LLAMA_BIN)/llama-bench
 
 # llama.cpp comes inside the source package of llama-cpp-python, and is built for this machine.
 build/llama.cpp/bin/llama-bench: | $(READY)
-	$(BIN)/pip download -q -c constraints.txt --no-deps --no-build-isolation --no-binary :all: -d build llama-cpp-python
+	$(BIN)/pip download -q -c constraints.txt --no-deps --no-build-isolation --no-binary :all: -d build llama-cpp-python==0.3.36
 	mkdir -p build/llama-cpp-python && tar -xzf build/llama_cpp_python-*.tar.gz -C build/llama-cpp-python --strip-components=1
 	$(BIN)/cmake -S build/llama-cpp-python/vendor/llama.cpp -B build/llama.cpp -G Ninja \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
