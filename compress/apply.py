@@ -10,6 +10,7 @@ from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
 from edgepress.compress.packed import PLAN, RECORD, VERSION, PackedModel, open_packed, part_file, writing
 from edgepress.compress.packer import Packer
 from edgepress.errors import EdgepressError, InputError
+from edgepress.files import sync, sync_folder
 from edgepress.layout import part_tensors, parts
 from edgepress.plan import Plan
 from edgepress.progress import Track, silent
@@ -39,7 +40,7 @@ def apply(checkpoint: Checkpoint, plan: Plan, folder: Path, *, track: Track = si
         shutil.rmtree(partial)
         raise
     os.rename(partial, folder)
-    _sync_path(folder.parent)
+    sync(folder.parent)
     return open_packed(folder)
 
 
@@ -53,7 +54,7 @@ def _press(packer: Packer, partial: Path, track: Track) -> None:
     for name in ("config.json", *TOKENIZER_FILES):
         if (packer.folder / name).is_file():
             shutil.copyfile(packer.folder / name, partial / name)
-    _sync(partial)
+    sync_folder(partial)
 
 
 def _begin(partial: Path, packer: Packer) -> None:
@@ -79,16 +80,3 @@ def source_fingerprint(checkpoint: Checkpoint) -> str:
     """Identifies the files of a checkpoint on this machine: names, sizes and times of change."""
     facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(set(checkpoint.files.values()))]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        _sync_path(path)
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from edgepress.architecture import load_architecture, read_spec
 from edgepress.checkpoint import read_config, read_json
 from edgepress.errors import CheckpointError
+from edgepress.files import write_at
 from edgepress.layout import ITEM_BYTES, Stored, part_tensors, parts
 from edgepress.packed import Sink
 from edgepress.plan import load_plan
@@ -108,10 +109,10 @@ def writing(path: Path, tensors: list[Stored]) -> Iterator[Sink]:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
     def sink(name: str, row: int, rows: np.ndarray) -> None:
-        _write(descriptor, np.ascontiguousarray(rows), offsets[name] + row * sizes[name], path)
+        write_at(descriptor, np.ascontiguousarray(rows), offsets[name] + row * sizes[name], path)
 
     try:
-        _write(descriptor, np.frombuffer(header, np.uint8), 0, path)
+        write_at(descriptor, np.frombuffer(header, np.uint8), 0, path)
         yield sink
         os.fsync(descriptor)
         os.rename(temporary, path)
@@ -135,13 +136,3 @@ def _header(tensors: list[Stored]) -> tuple[bytes, dict[str, int]]:
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return header, {t.name: len(header) + start for t, start in zip(ordered, starts, strict=True)}
-
-
-def _write(descriptor: int, rows: np.ndarray, offset: int, path: Path) -> None:
-    view = rows.reshape(-1).view(np.uint8).data
-    while view:
-        try:
-            written = os.pwrite(descriptor, view, offset)
-        except OSError as cause:
-            raise OSError(cause.errno, cause.strerror, str(path)) from None
-        view, offset = view[written:], offset + written

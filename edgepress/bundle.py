@@ -7,7 +7,6 @@ genai_config.json  the folder also loads in onnxruntime-genai
 tokenizer.json ... as in the checkpoint
 """
 
-import hashlib
 import json
 import os
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from edgepress.errors import BundleError
+from edgepress.files import sha256
 from edgepress.onnx_walk import external_data
 
 FORMAT_VERSION = 1
@@ -153,13 +153,8 @@ def _check_file(folder: Path, name: str, facts: Any, verify: bool) -> None:
         raise BundleError(
             f"{file} has {file.stat().st_size} bytes, the manifest says {facts['size']}; copy the file again"
         )
-    if verify and _sha256(file) != facts["sha256"]:
+    if verify and sha256(file) != facts["sha256"]:
         raise BundleError(f"{file} does not match its sha256 in the manifest; copy the file again")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check_external(folder: Path) -> None:

@@ -1,8 +1,7 @@
 """The bundle's data file: every stored tensor at its place, written as rows arrive."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from edgepress.bundle import ALIGNMENT
 from edgepress.errors import BundleError
+from edgepress.files import naming, write_at
 from edgepress.layout import Stored
 
 _SMALL_ALIGNMENT = 64  # a cache line
@@ -58,7 +58,7 @@ class DataFile:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
 
     def __enter__(self) -> "DataFile":
-        with self._naming():
+        with naming(self._path):
             os.ftruncate(self._fd, self.size)
         return self
 
@@ -78,22 +78,8 @@ class DataFile:
             got, wanted = f"{rows.dtype} {list(rows.shape)}", f"{stored.dtype} {list(stored.shape)}"
             raise BundleError(f"tensor {name}: rows {got} at {row} do not fit {wanted}")
         row_bytes = stored.nbytes // stored.shape[0]
-        self._write(np.ascontiguousarray(rows), self.offsets[name] + row * row_bytes)
+        write_at(self._fd, np.ascontiguousarray(rows), self.offsets[name] + row * row_bytes, self._path)
         self._missing[name] -= len(rows)
-
-    def _write(self, rows: np.ndarray, offset: int) -> None:
-        view = memoryview(rows.reshape(-1).view(np.uint8).data)
-        with self._naming():
-            while view:
-                written = os.pwrite(self._fd, view, offset)
-                view, offset = view[written:], offset + written
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:  # a write names no file
-            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def finish(self) -> None:
         """Check that every tensor is whole, and force the file to the disk."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgepress.errors import InputError
+from edgepress.files import sync, sync_folder
 
 
 @contextmanager
@@ -26,8 +27,7 @@ def staged(folder: Path) -> Iterator[Path]:
             for leftover in staging.iterdir():
                 leftover.unlink()
             yield staging
-            for path in (*staging.iterdir(), staging):
-                sync(path)
+            sync_folder(staging)
             os.rename(staging, folder)
             sync(folder.parent)
         finally:
@@ -55,12 +55,3 @@ def _lock(fd: int, staging: Path, folder: Path) -> None:
     # Between opening and locking, the former owner may have renamed or removed the folder.
     if not staging.exists() or os.fstat(fd).st_ino != staging.stat().st_ino:
         raise busy
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,6 +1,5 @@
 """Assembling a bundle: graph, weights, companions, manifest."""
 
-import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -13,11 +12,12 @@ import onnx_ir as ir
 from edgepress.bundle import DATA, GENAI_CONFIG, LIBRARY, MANIFEST, MODEL, PROVIDERS, TOKENIZER, Manifest
 from edgepress.checkpoint import TOKENIZER_FILES
 from edgepress.errors import BundleError, InputError
-from edgepress.export.data_file import DataFile, place
+from edgepress.export.data_file import DataFile
 from edgepress.export.decoder import build_model
 from edgepress.export.genai import genai_config, special_tokens
 from edgepress.export.modules import DTYPES, Context
 from edgepress.export.staging import staged
+from edgepress.files import sha256
 from edgepress.layout import all_tensors, kept_parameters, parts
 from edgepress.packed import WeightSource
 from edgepress.plan import Plan
@@ -59,8 +59,8 @@ def export(
 
 def _write_weights(source: WeightSource, plan: Plan, model: ir.Model, staging: Path, track: Track) -> None:
     tensors = all_tensors(source.spec, plan)
-    _check_space(place(tensors)[1], staging)
     with DataFile(staging / DATA, tensors) as data:
+        _check_space(data.size, staging)
         for part in track(parts(source.spec), "writing weights"):
             source.emit(part, data)
         data.finish()
@@ -99,7 +99,7 @@ def _copy_companions(source: WeightSource, staging: Path, with_library: bool) ->
 def _write_manifest(source: WeightSource, plan: Plan, provider: str, staging: Path) -> Manifest:
     eos, bos = special_tokens(source)
     listed: dict[str, dict[str, Any]] = {
-        p.name: {"size": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(staging.iterdir())
+        p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(staging.iterdir())
     }
     manifest = Manifest(
         source=source.origin,
@@ -134,8 +134,3 @@ def _write_counting_itself(path: Path, manifest: Manifest) -> Manifest:
 def _write_json(path: Path, value: dict[str, Any], at_least: int = 0) -> int:
     """Bytes written: `at_least` this many, padded with spaces."""
     return path.write_bytes(json.dumps(value, indent=1).ljust(at_least - 1).encode() + b"\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
