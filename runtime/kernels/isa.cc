@@ -36,6 +36,11 @@ bool has_avx2() {
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }
 
+bool has_avxvnni() {
+  unsigned a, b, c, d;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVXVNNI);
+}
+
 bool has_avx512vnni() {
   unsigned a, b, c, d;
   if (!saves(kZmmState) || !has_avx2() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
@@ -65,6 +70,7 @@ struct Variant {
 const Variant kVariants[] = {
 #ifdef EDGEPRESS_X86
     {avx512vnni::kernels, has_avx512vnni},
+    {avxvnni::kernels, has_avxvnni},
     {avx2::kernels, has_avx2},
 #endif
 #ifdef EDGEPRESS_AARCH64

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepress.runtime.library import find_library
 from tests.kernels.reference import Array, Bank, Layer
 
-VARIANTS = ("reference", "portable", "portable16", "avx2", "avx512vnni")
+VARIANTS = ("reference", "portable", "portable16", "avx2", "avxvnni", "avx512vnni")
 OUTPUTS = {"Route": {"w": TensorProto.FLOAT, "e": TensorProto.INT64}}
 NAME = "model.layers.3.node"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 KERNELS = Path(__file__).parents[2] / "runtime" / "kernels"
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+COMPILER = "aarch64-linux-gnu-g++"
+EMULATOR = next(filter(shutil.which, ("qemu-aarch64", "qemu-aarch64-static")), "qemu-aarch64")
 AARCH64 = (
     "-DCMAKE_SYSTEM_NAME=Linux",
     "-DCMAKE_SYSTEM_PROCESSOR=aarch64",

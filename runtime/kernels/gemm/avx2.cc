@@ -1,72 +1,12 @@
 // AVX2 with FMA and F16C.
-#include <immintrin.h>
-
-#include "body.h"
-#include "variants.h"
+#include "avx.h"
 
 namespace {
 
-struct Avx2 {
-  static constexpr int kLanes = 8, kTokens = 4;
+struct Avx2 : Avx {
   template <class A>  // signed codes: pairs of unsigned products would overflow 16 bits
   static constexpr int kOffset8 = sizeof(A) == 1 ? 128 : 0;
-  using F = __m256;
-  using I = __m256i;
-  using B = __m256i;
 
-  // The first `bytes` of p, with zeros after them.
-  template <int kSize>
-  struct Part {
-    alignas(32) uint8_t bytes[kSize] = {};
-    Part(const void* p, int64_t count) { memcpy(bytes, p, static_cast<size_t>(count)); }
-  };
-
-  static F broadcast(float value) { return _mm256_set1_ps(value); }
-  static F zero() { return _mm256_setzero_ps(); }
-  static I izero() { return _mm256_setzero_si256(); }
-  static F load(const float* p) { return _mm256_loadu_ps(p); }
-  static F load(const float* p, int64_t count) {
-    if (count >= kLanes) return load(p);
-    return load(reinterpret_cast<const float*>(Part<32>(p, 4 * count).bytes));
-  }
-  static __m128i load_16(const uint16_t* p, int64_t count) {
-    if (count >= kLanes) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return _mm_load_si128(reinterpret_cast<const __m128i*>(Part<16>(p, 2 * count).bytes));
-  }
-  static F load_half(const uint16_t* p, int64_t count) { return _mm256_cvtph_ps(load_16(p, count)); }
-  static F load_bfloat(const uint16_t* p, int64_t count) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_16(p, count)), 16));
-  }
-  static F codes(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)); }
-  static F codes4(const uint8_t* p) {
-    const __m128i packed = _mm_loadu_si32(p), mask = _mm_set1_epi8(15);
-    return codes(_mm_unpacklo_epi8(_mm_and_si128(packed, mask), _mm_and_si128(_mm_srli_epi16(packed, 4), mask)));
-  }
-  static F codes4(const uint8_t* p, int64_t count) {
-    return count >= kLanes ? codes4(p) : codes4(Part<4>(p, (count + 1) / 2).bytes);
-  }
-  static F codes8(const uint8_t* p) { return codes(_mm_loadu_si64(p)); }
-  static F codes8(const uint8_t* p, int64_t count) {
-    return count >= kLanes ? codes8(p) : codes8(Part<8>(p, count).bytes);
-  }
-  static void store(float* p, F f) { _mm256_storeu_ps(p, f); }
-
-  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
-  static F spread(const float* p, const float* q) {
-    const I lanes = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
-    const __m128 product = _mm_mul_ps(_mm_castsi128_ps(_mm_loadu_si64(p)), _mm_castsi128_ps(_mm_loadu_si64(q)));
-    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(product), lanes);
-  }
-  static float sum(F f) {
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(f), _mm256_extractf128_ps(f, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-  }
-
-  static B load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const B*>(p)); }
   template <int kBits, class A>
   static I dot(I a, B w, B x) {
     if (sizeof(A) == 2) return _mm256_add_epi32(a, _mm256_madd_epi16(w, x));
@@ -74,31 +14,11 @@ struct Avx2 {
                                : _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
     return _mm256_add_epi32(a, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  template <int kBits>
-  static void order_bytes(const uint8_t* from, B& low, B& high) {
-    const B a = load_bytes(from);
-    if (kBits == 4) {
-      const B mask = _mm256_set1_epi8(15);
-      const B even = _mm256_and_si256(a, mask), odd = _mm256_and_si256(_mm256_srli_epi16(a, 4), mask);
-      low = _mm256_unpacklo_epi8(even, odd);
-      high = _mm256_unpackhi_epi8(even, odd);
-    } else {
-      const B b = load_bytes(from + 32);
-      low = _mm256_permute2x128_si256(a, b, 0x20);
-      high = _mm256_permute2x128_si256(a, b, 0x31);
-    }
-  }
   template <int kBits, class A>
   static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
-    B halves[2];
-    order_bytes<kBits>(from, halves[0], halves[1]);
-    for (int half = 0; half < 2; ++half)
-      if constexpr (sizeof(A) == 1) {
-        codes[half] = kBits == 4 ? halves[half] : _mm256_xor_si256(halves[half], _mm256_set1_epi8(-128));
-      } else {
-        codes[2 * half] = _mm256_unpacklo_epi8(halves[half], izero());
-        codes[2 * half + 1] = _mm256_unpackhi_epi8(halves[half], izero());
-      }
+    Avx::order<kBits, A>(from, codes);
+    if constexpr (kBits == 8 && sizeof(A) == 1)
+      for (B& half : codes) half = _mm256_xor_si256(half, _mm256_set1_epi8(-128));
   }
 };
 
