@@ -16,7 +16,8 @@ import numpy as np
 import typer
 
 from edgepress.architecture import ModelSpec, roles
-from edgepress.checkpoint import Checkpoint, open_checkpoint, read_config, read_json
+from edgepress.checkpoint import Checkpoint, open_checkpoint, read_config
+from edgepress.files import read_json
 
 # llama.cpp's names of a layer's tensors -> roles of the checkpoint.
 VECTORS = {

@@ -16,9 +16,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from edgepress.architecture import load_architecture, read_spec
-from edgepress.checkpoint import read_config, read_json
+from edgepress.checkpoint import read_config
 from edgepress.errors import CheckpointError
-from edgepress.files import write_at
+from edgepress.files import read_json, write_at
 from edgepress.layout import ITEM_BYTES, Stored, part_tensors, parts
 from edgepress.packed import Sink
 from edgepress.plan import load_plan
@@ -73,10 +73,8 @@ class PackedModel:
         try:
             with safe_open(path, "np") as file:
                 for stored in part_tensors(self.spec, self.plan, part):
-                    rows = file.get_slice(stored.name)
-                    step = max(1, _CHUNK * stored.shape[0] // stored.nbytes)
-                    for row in range(0, stored.shape[0], step):
-                        sink(stored.name, row, rows[row : min(row + step, stored.shape[0])])
+                    for row, rows in _runs(file.get_slice(stored.name), stored):
+                        sink(stored.name, row, rows)
         except SafetensorError as cause:
             raise CheckpointError(f"{path} cannot be read: {cause}; press the model again") from None
 
@@ -96,6 +94,15 @@ class PackedModel:
                 )
 
 
+def _runs(data: Any, stored: Stored) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, rows) of a tensor: a safetensors slice, which is cut along its first axis."""
+    first = stored.shape[0]
+    step = max(1, _CHUNK * first // stored.nbytes)
+    for i in range(0, first, step):
+        rows = data[i : min(i + step, first)].reshape(-1, stored.shape[-1])
+        yield i * stored.rows // first, rows
+
+
 @contextmanager
 def writing(path: Path, tensors: list[Stored]) -> Iterator[Sink]:
     """A Sink that writes rows to their place in a safetensors file, which appears under its name only when complete.
@@ -105,7 +112,7 @@ def writing(path: Path, tensors: list[Stored]) -> Iterator[Sink]:
     """
     temporary = path.with_name(f"{path.name}.tmp")
     header, offsets = _header(tensors)
-    sizes = {t.name: t.nbytes // t.shape[0] for t in tensors}
+    sizes = {t.name: t.nbytes // t.rows for t in tensors}
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
     def sink(name: str, row: int, rows: np.ndarray) -> None:

@@ -1,6 +1,10 @@
-"""Pressing a checkpoint while it is read: one matrix at a time, straight to where it is stored."""
+"""Pressing a checkpoint while it is read: runs of rows, on all cores, straight to where they are stored."""
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,12 @@ from edgepress.layout import Stored, bank_path, banks, module_path, part_tensors
 from edgepress.packed import Sink
 from edgepress.plan import Plan, check_plan
 
-_CHUNK = 1 << 24  # weights pressed at a time
+_CHUNK = 1 << 20  # weights that one task presses: at most about 10 MB, and milliseconds of work
+_AHEAD = 2  # tasks per core that are begun before their results are taken
+
+# Rows for a sink: tensor name, first row, rows [n, columns].
+Run = tuple[str, int, np.ndarray]
+Task = Callable[[], list[Run]]
 
 
 class Packer:
@@ -42,81 +51,82 @@ class Packer:
             CheckpointError: a tensor cannot be read, or holds values beyond the float16 that it is to be stored in.
         """
         whole = Whole(part_tensors(self.spec, self.plan, part), sink)
-        if part == "embedding":
-            self._emit_matrix("embedding", whole)
-        elif part == "output":
-            self._emit_vector("final_norm", whole)
-            if not self.spec.tied_head:
-                self._emit_matrix("head", whole)
-        else:
-            self._emit_layer(int(part.removeprefix("layers.")), whole)
+        for runs in _on_all_cores(self._tasks(part)):
+            for run in runs:
+                whole(*run)
         whole.check()
 
-    def _emit_layer(self, i: int, sink: Sink) -> None:
+    def _tasks(self, part: str) -> Iterator[Task]:
+        if part == "embedding":
+            yield from self._matrix("embedding")
+        elif part == "output":
+            yield partial(self._vector, "final_norm")
+            if not self.spec.tied_head:
+                yield from self._matrix("head")
+        else:
+            yield from self._layer(int(part.removeprefix("layers.")))
+
+    def _layer(self, i: int) -> Iterator[Task]:
         for name, shape in layer_roles(self.spec, i):
             role = f"layers.{i}.{name}"
             if name in ("router", "router_bias", "shared_gate"):
-                self._emit_routing(role, i, sink)
+                yield partial(self._routing, role, i)
             elif len(shape) == 1:
-                self._emit_vector(role, sink)
+                yield partial(self._vector, role)
             elif not name.startswith("experts."):
-                self._emit_matrix(role, sink)
+                yield from self._matrix(role)
         if self.spec.has_experts(i):
-            self._emit_bank(i, "gate_up", self._gate_up, sink)
-            self._emit_bank(i, "down", self._down, sink)
+            yield from self._experts(i, "gate_up", ("gate", "up"))
+            yield from self._experts(i, "down", ("down",))
 
-    def _emit_vector(self, role: str, sink: Sink) -> None:
-        sink(vector_name(self.spec, role), 0, self.checkpoint.tensor(role).astype(np.float32))
+    def _vector(self, role: str) -> list[Run]:
+        return [(vector_name(self.spec, role), 0, self.checkpoint.tensor(role).astype(np.float32)[None])]
 
-    def _emit_routing(self, role: str, layer: int, sink: Sink) -> None:
+    def _routing(self, role: str, layer: int) -> list[Run]:
         rows = self.checkpoint.tensor(role)
         if not role.endswith("shared_gate"):
             rows = rows[self.plan.kept(layer)]
         if rows.ndim == 1:
-            sink(vector_name(self.spec, role), 0, rows.astype(np.float32))
-        else:
-            sink(f"{module_path(self.spec, role)}.weight", 0, self._to16(rows, role))
+            return [(vector_name(self.spec, role), 0, rows.astype(np.float32)[None])]
+        return [(f"{module_path(self.spec, role)}.weight", 0, self._to16(rows, role))]
 
-    def _emit_matrix(self, role: str, sink: Sink) -> None:
-        matrix = self.checkpoint.tensor(role)
-        path = module_path(self.spec, role)
-        step = max(1, _CHUNK // matrix.shape[1])
-        for row in range(0, len(matrix), step):
-            for suffix, rows in self._press(matrix[row : row + step], self.plan.format(role), role):
-                sink(f"{path}.{suffix}", row, rows)
+    def _matrix(self, role: str) -> Iterator[Task]:
+        return self._runs([role], module_path(self.spec, role), 0, self.plan.format(role))
 
-    def _emit_bank(self, layer: int, projection: str, read: Callable[[str], np.ndarray], sink: Sink) -> None:
+    def _experts(self, layer: int, projection: str, names: tuple[str, ...]) -> Iterator[Task]:
         kept = self.plan.kept(layer)
         for bank in banks(self.plan, layer, projection):
             path = bank_path(self.spec, layer, projection, bank.format)
             for index, member in enumerate(bank.members):
-                role = f"layers.{layer}.experts.{kept[member]}"
-                for suffix, rows in self._press(read(role), bank.format, f"{role}.{projection}"):
-                    sink(f"{path}.{suffix}", index, rows[None])
+                sources = [f"layers.{layer}.experts.{kept[member]}.{name}" for name in names]
+                yield from self._runs(sources, path, index, bank.format)
 
-    def _gate_up(self, expert: str) -> np.ndarray:
-        """[2I, H], gate and up rows alternating."""
-        gate, up = self.checkpoint.tensor(f"{expert}.gate"), self.checkpoint.tensor(f"{expert}.up")
-        return np.stack([gate, up], axis=1).reshape(-1, gate.shape[1])
+    def _runs(self, sources: list[str], path: str, index: int, chosen: Format) -> Iterator[Task]:
+        """The tasks that press one matrix, the `index`-th of its stack: the rows of its sources alternate."""
+        rows, columns = self.checkpoint.shape(sources[0])
+        step = max(1, _CHUNK // (columns * len(sources)))
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            first = (index * rows + start) * len(sources)
+            yield partial(self._press, sources, start, stop, path, first, chosen)
 
-    def _down(self, expert: str) -> np.ndarray:
-        return self.checkpoint.tensor(f"{expert}.down")
-
-    def _press(self, matrix: np.ndarray, chosen: Format, role: str) -> Iterator[tuple[str, np.ndarray]]:
-        """(suffix, rows) of each tensor that stores a matrix."""
+    def _press(self, sources: list[str], start: int, stop: int, path: str, first: int, chosen: Format) -> list[Run]:
+        read = [self.checkpoint.rows(role, start, stop) for role in sources]
+        matrix = read[0] if len(read) == 1 else np.stack(read, axis=1).reshape(-1, read[0].shape[1])
         if not chosen.quantized:
-            yield "weight", self._to16(matrix, role)
-            return
+            return [(f"{path}.weight", first, self._to16(matrix, sources[0]))]
         try:
             quantized = QUANTIZERS[self.plan.quantizer](matrix, chosen, self.plan.block_size)
         except OverflowError as cause:
-            raise CheckpointError(f"{role} cannot be stored at {chosen.name}: {cause}; is it damaged?") from None
-        yield "weight", quantized.codes
-        yield "scales", quantized.scales
+            raise CheckpointError(f"{sources[0]} cannot be stored at {chosen.name}: {cause}; is it damaged?") from None
+        runs = [(f"{path}.weight", first, quantized.codes), (f"{path}.scales", first, quantized.scales)]
         if quantized.zero_points is not None:
-            yield "zero_points", quantized.zero_points
+            runs.append((f"{path}.zero_points", first, quantized.zero_points))
+        return runs
 
     def _to16(self, rows: np.ndarray, role: str) -> np.ndarray:
+        if rows.dtype == self.plan.dtype16:
+            return rows
         with np.errstate(over="ignore"):
             narrowed = rows.astype(self.plan.dtype16)
         if not np.isfinite(narrowed).all():
@@ -124,17 +134,34 @@ class Packer:
         return narrowed
 
 
+def _on_all_cores(tasks: Iterator[Task]) -> Iterator[list[Run]]:
+    """What the tasks return, in their order; only a few of them are begun ahead, so that memory stays bounded."""
+    cores = len(os.sched_getaffinity(0))
+    begun: deque[Future[list[Run]]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        try:
+            for task in tasks:
+                begun.append(pool.submit(task))
+                if len(begun) > cores * (1 + _AHEAD):
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
+
+
 class Whole:
     """A Sink that passes rows on, and knows whether every tensor of a part has come whole."""
 
     def __init__(self, tensors: list[Stored], sink: Sink) -> None:
         self._tensors = {t.name: t for t in tensors}
-        self._missing = {t.name: t.shape[0] for t in tensors}
+        self._missing = {t.name: t.rows for t in tensors}
         self._sink = sink
 
     def __call__(self, name: str, row: int, rows: np.ndarray) -> None:
         stored = self._tensors[name]
-        if (rows.dtype.name, rows.shape[1:]) != (stored.dtype, stored.shape[1:]):
+        if (rows.dtype.name, rows.shape[1:]) != (stored.dtype, stored.shape[-1:]):
             raise PlanError(
                 f"tensor {name} is {rows.dtype.name} {rows.shape[1:]}, planned {stored.dtype} {stored.shape}"
             )

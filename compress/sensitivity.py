@@ -107,7 +107,7 @@ class Meter:
 
     def _measure(self, roles: list[str], shape: tuple[int, int], input_square: np.ndarray) -> _Measured:
         """Signal and noise of a matrix (the rows of several roles), from a sample of its rows."""
-        sample = np.concatenate([_sample(self.checkpoint.tensor(role)) for role in roles])
+        sample = np.concatenate([_sample(self.checkpoint, role) for role in roles])
         signal = float((sample.astype(np.float64) ** 2 @ input_square).sum()) or 1.0
         noise = {f: self._noise(sample, f, input_square) for f in self.formats if fits(shape[1], self.block_size)}
         return _Measured(shape, signal, noise or {F16: 0.0})
@@ -119,6 +119,8 @@ class Meter:
         return float(((stored - sample).astype(np.float64) ** 2 @ input_square).sum())
 
 
-def _sample(matrix: np.ndarray) -> np.ndarray:
+def _sample(checkpoint: Checkpoint, role: str) -> np.ndarray:
     """Up to 64 rows, evenly spaced, in float32."""
-    return matrix[:: -(-len(matrix) // _SAMPLED_ROWS)].astype(np.float32)
+    rows, _ = checkpoint.shape(role)
+    chosen = range(0, rows, -(-rows // _SAMPLED_ROWS))
+    return np.concatenate([checkpoint.rows(role, row, row + 1) for row in chosen]).astype(np.float32)

@@ -1,35 +1,23 @@
-"""Reading a model folder in Hugging Face layout: config.json, safetensors shards, tokenizer files."""
+"""A model in Hugging Face layout: config.json, tokenizer files, and weights that a reader (edgepress.readers) gives."""
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy, which safetensors needs
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from edgepress.architecture import Architecture, ModelSpec, load_architecture, read_spec, roles, split_role
 from edgepress.errors import CheckpointError, InputError, UnsupportedModel
+from edgepress.files import read_json
+from edgepress.readers.reader import DTYPES, Reader
+from edgepress.readers.safetensors import INDEX as INDEX
+from edgepress.readers.safetensors import SafetensorsReader
 
-INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _HUB_FILES = ["*.json", "*.jinja"]
 _HUB_WEIGHTS = ["*.safetensors"]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Where a tensor lies in its file: its dtype in safetensors' words, its shape, its first byte."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
 
 
 class Checkpoint:
@@ -37,7 +25,7 @@ class Checkpoint:
 
     Attributes:
         path: the folder. config: config.json as read. spec: what the model is.
-        files: tensor name -> the safetensors file that holds it.
+        files: tensor name -> the file that holds it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,8 +33,8 @@ class Checkpoint:
         self.config = read_config(path)
         self.architecture: Architecture = load_architecture(self.config["model_type"])
         self.spec: ModelSpec = read_spec(self.config, self.architecture)
-        self.files = _shard_map(path)
-        self._headers = _headers(self.files)
+        self._reader: Reader = SafetensorsReader(path)
+        self.files = self._reader.files
         self._check_complete()
 
     def has(self, name: str) -> bool:
@@ -70,11 +58,11 @@ class Checkpoint:
             )
 
     def _check_header(self, name: str, shape: tuple[int, ...]) -> None:
-        entry = self._headers[name]
-        if entry.shape != shape:
-            raise CheckpointError(f"tensor {name} has shape {list(entry.shape)}, config.json promises {list(shape)}")
-        if entry.dtype not in _DTYPES:
-            raise UnsupportedModel(f"tensor {name} is stored as {entry.dtype}; edgepress reads {', '.join(_DTYPES)}")
+        held = self._reader.tensors[name]
+        if held.shape != shape:
+            raise CheckpointError(f"tensor {name} has shape {list(held.shape)}, config.json promises {list(shape)}")
+        if held.dtype is None:
+            raise UnsupportedModel(f"tensor {name} is stored as {held.stored}; edgepress reads {', '.join(DTYPES)}")
 
     def _stacked_shape(self, part: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the tensor that stacks one expert's `shape` over all experts, gate and up together."""
@@ -109,60 +97,62 @@ class Checkpoint:
         Raises:
             CheckpointError: the tensor cannot be read, or holds NaN or infinity.
         """
+        shape = self.shape(role)
+        return self.rows(role, 0, prod(shape[:-1])).reshape(shape)
+
+    def rows(self, role: str, start: int, stop: int) -> np.ndarray:
+        """Rows of a role's matrix, [stop - start, columns]; a vector is one row. May be called from several threads.
+
+        Raises:
+            CheckpointError: as `tensor` does.
+        """
         name, index = self._locate(role)
-        entry = self._headers[name]
-        skipped, shape = (0, entry.shape) if index is None else _stacked_part(entry.shape, *index)
-        dtype = np.dtype(_DTYPES[entry.dtype])
-        try:
-            offset = entry.start + skipped * dtype.itemsize
-            array = np.fromfile(self.files[name], dtype, prod(shape), offset=offset).reshape(shape)
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"cannot read {name} from {self.files[name]}: {error}; download it again") from None
-        if not np.isfinite(array).all():
+        first = 0 if index is None else _first_row(self._reader.tensors[name].shape, *index)
+        rows = self._reader.rows(name, first + start, first + stop)
+        if not _finite(rows):
             raise CheckpointError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged")
-        return array
+        return rows
+
+    def shape(self, role: str) -> tuple[int, ...]:
+        name, index = self._locate(role)
+        shape = self._reader.tensors[name].shape
+        if index is None:
+            return shape
+        _, rows, columns = shape
+        return (rows if index[1] == "down" else rows // 2), columns
 
     @cached_property
     def dtype16(self) -> str:
         """What 16-bit weights are stored as: bfloat16 if the checkpoint is, float16 otherwise."""
         name, _ = self._locate("embedding")
-        return "bfloat16" if self._headers[name].dtype == "BF16" else "float16"
+        return "bfloat16" if self._reader.tensors[name].dtype == "bfloat16" else "float16"
 
     @cached_property
     def dtypes(self) -> list[str]:
-        """The dtypes that the tensors are stored in, in safetensors' names (F16, BF16, F32)."""
-        return sorted({entry.dtype for entry in self._headers.values()})
+        """The types that the tensors are stored in, in the words of the file's format (F16, BF16, F32 ...)."""
+        return sorted({held.stored for held in self._reader.tensors.values()})
 
     def bytes_of(self, role: str) -> int:
         """Bytes that a role takes in the checkpoint."""
         name, index = self._locate(role)
-        entry = self._headers[name]
-        count = prod(entry.shape) * (4 if entry.dtype == "F32" else 2)
+        held = self._reader.tensors[name]
         if index is None:
-            return count
-        return count // entry.shape[0] // (1 if index[1] == "down" else 2)
+            return held.nbytes
+        return held.nbytes // held.shape[0] // (1 if index[1] == "down" else 2)
 
 
-def _stacked_part(stacked: tuple[int, ...], expert: int, part: str) -> tuple[int, tuple[int, int]]:
-    """(weights before it, shape) of one expert's part of a stack: gate_up [E, 2I, H], gate first, or down [E, H, I]."""
-    _, rows, columns = stacked
-    if part == "down":
-        return expert * rows * columns, (rows, columns)
-    first = expert * rows + (rows // 2 if part == "up" else 0)
-    return first * columns, (rows // 2, columns)
+def _first_row(stacked: tuple[int, ...], expert: int, part: str) -> int:
+    """The row at which one expert's part of a stack begins: gate_up [E, 2I, H], gate first, or down [E, H, I]."""
+    rows = stacked[1]
+    return expert * rows + (rows // 2 if part == "up" else 0)
 
 
-def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str, Any]:
-    """A JSON object from a file; raises `error` with the path and the cause."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as cause:
-        raise error(f"{path} is not valid JSON: {cause}") from None
-    if not isinstance(value, dict):
-        raise error(f"{path} holds a {type(value).__name__}; a JSON object is needed")
-    return value
+def _finite(array: np.ndarray) -> bool:
+    """Whether there is neither NaN nor infinity: no exponent is all ones (faster than asking numpy of each half)."""
+    if array.itemsize == 4:
+        return bool((array.view(np.uint32) & 0x7FFFFFFF).max(initial=0) < 0x7F800000)
+    infinity = 0x7C00 if array.dtype == np.float16 else 0x7F80
+    return bool((array.view(np.uint16) & 0x7FFF).max(initial=0) < infinity)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -170,60 +160,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{path / 'config.json'} lacks model_type; is this a Hugging Face model folder?")
     return config
-
-
-def _shard_map(path: Path) -> dict[str, Path]:
-    if (path / INDEX).exists():
-        weight_map = read_json(path / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{path / INDEX} lacks weight_map")
-        files = {}
-        for name, shard in weight_map.items():
-            if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
-                raise CheckpointError(f"{path / INDEX} places {name} outside the folder: {shard!r}")
-            files[name] = path / shard
-        for shard_path in sorted(set(files.values())):
-            if not shard_path.exists():
-                raise CheckpointError(f"{path / INDEX} names {shard_path.name}, which is missing; download it again")
-        return files
-    single = path / "model.safetensors"
-    if not single.exists():
-        raise CheckpointError(f"{path} has neither model.safetensors nor {INDEX}")
-    return dict.fromkeys(_open_header(single), single)
-
-
-def _open_header(path: Path) -> dict[str, _Entry]:
-    """What a file holds; safetensors itself refuses headers that lie about offsets or sizes."""
-    try:
-        path.open("rb").close()  # safetensors says of every file it cannot open that there is none
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}; check its permissions") from None
-    try:
-        with safe_open(path, "np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a sound safetensors file: {error}; download it again") from None
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    return {
-        name: _Entry(facts["dtype"], tuple(facts["shape"]), 8 + size + facts["data_offsets"][0])
-        for name, facts in header.items()
-    }
-
-
-def _headers(files: Mapping[str, Path]) -> dict[str, _Entry]:
-    headers = {}
-    for path in sorted(set(files.values())):
-        held = _open_header(path)
-        promised = {name for name, where in files.items() if where == path}
-        if promised - held.keys():
-            raise CheckpointError(f"{path} lacks tensor {min(promised - held.keys())}, which the index promises")
-        if held.keys() - promised:
-            raise CheckpointError(f"{path} holds tensor {min(held.keys() - promised)}, which the index does not name")
-        headers.update(held)
-    return headers
 
 
 def resolve_model(model: str, *, weights: bool = True) -> Path:

@@ -1,12 +1,16 @@
-"""Files that must be whole: positioned writes whose errors name the file, forcing to the disk, hashes."""
+"""Files that must be whole: positioned writes whose errors name the file, forcing to the disk, hashes; JSON."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from edgepress.errors import CheckpointError
 
 
 @contextmanager
@@ -45,3 +49,16 @@ def sync_folder(folder: Path) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str, Any]:
+    """A JSON object from a file; raises `error` with the path and the cause."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f"{path} is not valid JSON: {cause}") from None
+    if not isinstance(value, dict):
+        raise error(f"{path} holds a {type(value).__name__}; a JSON object is needed")
+    return value

@@ -30,6 +30,11 @@ class Stored:
     def nbytes(self) -> int:
         return prod(self.shape) * ITEM_BYTES[self.dtype]
 
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix that remains when the leading axes are flattened to one; a vector is one row."""
+        return prod(self.shape[:-1])
+
 
 @dataclass(frozen=True)
 class Bank:

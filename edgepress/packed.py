@@ -10,7 +10,8 @@ from edgepress.plan import Plan
 
 
 class Sink(Protocol):
-    """Receives rows (along the first axis) of a stored tensor: the tensor's name, the first row, the rows."""
+    """Receives rows of a stored tensor, its leading axes flattened to one (edgepress.layout.Stored.rows): the tensor's
+    name, the first row, the rows [n, columns] (of a vector: its one row)."""
 
     def __call__(self, name: str, row: int, rows: np.ndarray) -> None: ...
 

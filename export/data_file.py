@@ -53,7 +53,7 @@ class DataFile:
     def __init__(self, path: Path, tensors: Iterable[Stored]) -> None:
         self._stored = {t.name: t for t in tensors}
         self.offsets, self.size = place(self._stored.values())
-        self._missing = {name: t.shape[0] for name, t in self._stored.items()}
+        self._missing = {name: t.rows for name, t in self._stored.items()}
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
 
@@ -73,11 +73,11 @@ class DataFile:
             raise BundleError(f"tensor {name} was emitted, but the plan has no place for it")
         if str(rows.dtype) == "bfloat16" and stored.dtype == "float16":
             rows = _to_float16(name, rows)
-        fits = rows.shape[1:] == stored.shape[1:] and row + len(rows) <= stored.shape[0]
+        fits = rows.shape[1:] == stored.shape[-1:] and row + len(rows) <= stored.rows
         if not fits or str(rows.dtype) != stored.dtype:
             got, wanted = f"{rows.dtype} {list(rows.shape)}", f"{stored.dtype} {list(stored.shape)}"
             raise BundleError(f"tensor {name}: rows {got} at {row} do not fit {wanted}")
-        row_bytes = stored.nbytes // stored.shape[0]
+        row_bytes = stored.nbytes // stored.rows
         write_at(self._fd, np.ascontiguousarray(rows), self.offsets[name] + row * row_bytes, self._path)
         self._missing[name] -= len(rows)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from edgepress.bundle import LIBRARY, MODEL
-from edgepress.checkpoint import read_json
+from edgepress.files import read_json
 from edgepress.packed import WeightSource
 
 

@@ -1,8 +1,6 @@
 """Codes, scales and zero points of a matrix, in the byte layout of runtime/kernels/OPS.md."""
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +8,6 @@ import numpy as np
 from edgepress.errors import PlanError
 from edgepress.formats import Format, fits
 
-_CHUNK = 1 << 17  # weights per task: its temporaries stay in the cache of one core
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 Search = Callable[[np.ndarray, np.ndarray | None, Format], tuple[np.ndarray, np.ndarray]]
@@ -33,10 +30,16 @@ class Quantized:
     zero_points: np.ndarray | None = None
 
 
+def check_fits(columns: int, chosen: Format, block_size: int) -> None:
+    """Raise PlanError unless rows of `columns` weights can be cut into blocks of a quantized format."""
+    if not chosen.quantized or not fits(columns, block_size):
+        raise PlanError(f"rows of {columns} cannot be stored at {chosen.name} in blocks of {block_size}; use 16 bits")
+
+
 def encode(
     weights: np.ndarray, chosen: Format, block_size: int, importance: np.ndarray | None, search: Search
 ) -> Quantized:
-    """Quantize a [rows, columns] matrix block by block, on all cores, with the scales and zero points of `search`.
+    """Quantize a [rows, columns] matrix block by block, with the scales and zero points of `search`.
 
     Args:
         weights: float32, float16 or bfloat16; finite.
@@ -47,25 +50,7 @@ def encode(
         OverflowError: a scale would exceed float16.
     """
     rows, columns = weights.shape
-    if not chosen.quantized or not fits(columns, block_size):
-        raise PlanError(f"rows of {columns} cannot be stored at {chosen.name} in blocks of {block_size}; use 16 bits")
-    step = max(1, _CHUNK // columns)
-
-    def encode_rows(start: int) -> Quantized:
-        return _encode_chunk(weights[start : start + step], chosen, block_size, importance, search)
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        chunks = list(pool.map(encode_rows, range(0, rows, step)))
-    codes = np.concatenate([c.codes for c in chunks])
-    scales = np.concatenate([c.scales for c in chunks])
-    zeros = [c.zero_points for c in chunks if c.zero_points is not None]
-    return Quantized(codes, scales, np.concatenate(zeros) if zeros else None)
-
-
-def _encode_chunk(
-    weights: np.ndarray, chosen: Format, block_size: int, importance: np.ndarray | None, search: Search
-) -> Quantized:
-    rows, columns = weights.shape
+    check_fits(columns, chosen, block_size)
     # [block, n]: sums over a block run along whole vectors.
     blocks = np.ascontiguousarray(weights.reshape(-1, block_size).T, dtype=np.float32)
     if np.abs(blocks).max(initial=0) > _FLOAT16_MAX * (1 << chosen.bits - 1):

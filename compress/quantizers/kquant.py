@@ -11,7 +11,7 @@ from edgepress.compress.quantizers.codec import Quantized, encode, nearest, reci
 from edgepress.compress.quantizers.rtn import spread
 from edgepress.formats import Format
 
-_EXCESSES = np.linspace(-3.0, 3.0, 20)
+EXCESSES = np.linspace(-3.0, 3.0, 20)
 
 
 def quantize(weights: np.ndarray, chosen: Format, block_size: int, importance: np.ndarray | None = None) -> Quantized:
@@ -25,7 +25,7 @@ def quantize(weights: np.ndarray, chosen: Format, block_size: int, importance: n
 def _search(blocks: np.ndarray, importance: np.ndarray | None, chosen: Format) -> tuple[np.ndarray, np.ndarray]:
     scales, zeros = spread(blocks, chosen, 0.0)
     least = _error(blocks, importance, nearest(blocks, scales, zeros, chosen), scales)
-    for excess in _EXCESSES:
+    for excess in EXCESSES:
         start, trial_zeros = spread(blocks, chosen, excess)
         trial = _refit(blocks, importance, nearest(blocks, start, trial_zeros, chosen))
         error = _error(blocks, importance, nearest(blocks, trial, trial_zeros, chosen), trial)

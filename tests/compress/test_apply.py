@@ -37,7 +37,8 @@ def collect(source: WeightSource) -> dict[str, np.ndarray]:
     tensors = {t.name: np.zeros(t.shape, t.dtype) for t in all_tensors(source.spec, source.plan)}
 
     def sink(name: str, row: int, rows: np.ndarray) -> None:
-        tensors[name][row : row + len(rows)] = rows
+        flat = tensors[name].reshape(-1, tensors[name].shape[-1])
+        flat[row : row + len(rows)] = rows
 
     for part in parts(source.spec):
         source.emit(part, sink)

@@ -29,7 +29,8 @@ def collect(source: WeightSource) -> dict[str, np.ndarray]:
         tensors[stored.name] = np.full(stored.shape, 255 if stored.dtype == "uint8" else np.nan, stored.dtype)
 
     def sink(name: str, row: int, rows: np.ndarray) -> None:
-        tensors[name][row : row + len(rows)] = rows
+        flat = tensors[name].reshape(-1, tensors[name].shape[-1])
+        flat[row : row + len(rows)] = rows
 
     for part in parts(source.spec):
         source.emit(part, sink)
