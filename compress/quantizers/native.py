@@ -83,7 +83,5 @@ def _function(variant: str) -> Callable[..., int]:
 def _library() -> ctypes.CDLL:
     path = Path(str(resources.files("edgepress.compress").joinpath(LIBRARY)))
     if not path.is_file():
-        raise RuntimeFailure(
-            f"the native library {LIBRARY} is not built; run `pip install -e .` in the source tree"
-        )
+        raise RuntimeFailure(f"the native library {LIBRARY} is not built; run `pip install -e .` in the source tree")
     return ctypes.CDLL(str(path))
