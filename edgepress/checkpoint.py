@@ -1,6 +1,7 @@
 """A model in Hugging Face layout: config.json, tokenizer files, and weights that a reader (edgepress.readers) gives."""
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -34,7 +35,7 @@ class Checkpoint:
         self.architecture: Architecture = load_architecture(self.config["model_type"])
         self.spec: ModelSpec = read_spec(self.config, self.architecture)
         self._reader: Reader = SafetensorsReader(path)
-        self.files = self._reader.files
+        self.files: Mapping[str, Path] = self._reader.files
         self._check_complete()
 
     def has(self, name: str) -> bool:

@@ -75,7 +75,7 @@ def variants() -> list[str]:
 def _function(variant: str) -> Callable[..., int]:
     function = _library()[f"edgepress_quantize_{variant}"]
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    function.argtypes = [pointer, number, size, size, number, number, number, pointer, number] + [pointer] * 4
+    function.argtypes = [pointer, number, size, size, number, number, number, pointer, number, *(4 * [pointer])]
     return function
 
 

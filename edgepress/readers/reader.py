@@ -35,8 +35,11 @@ class Reader(Protocol):
         files: the same names -> the file to name in an error, and to tell by whether a checkpoint has changed.
     """
 
-    tensors: Mapping[str, Held]
-    files: Mapping[str, Path]
+    @property
+    def tensors(self) -> Mapping[str, Held]: ...
+
+    @property
+    def files(self) -> Mapping[str, Path]: ...
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of a tensor, its leading axes flattened to one (a vector is one row): [stop - start, columns].
