@@ -14,6 +14,7 @@ from edgepress.bundle import ALIGNMENT
 from edgepress.devices.profile import Profile
 from edgepress.layout import Stored, kept_parameters, module_path, part_tensors, parts
 from edgepress.plan import Plan
+from edgepress.state import layer_states
 
 PARTS = ("embedding", "attention", "ffn", "experts", "shared", "router", "norms", "head")
 UBATCH = 512  # tokens of one prefill chunk
@@ -124,9 +125,8 @@ def kv_bytes_per_token(spec: ModelSpec, provider: str = "cpu") -> int:
 
     Latent attention keeps its compressed form.
     """
-    a = spec.attention
-    per_layer = a.kv_rank + a.rope_head_dim if a.kind == "mla" else 2 * a.kv_heads * a.head_dim
-    return spec.layers * per_layer * (2 if provider == "cuda" else 4)
+    items = sum(state.items for i in range(spec.layers) for state in layer_states(spec, i))
+    return items * (2 if provider == "cuda" else 4)
 
 
 def active_parameters(spec: ModelSpec) -> int:
@@ -146,9 +146,10 @@ def arena_bytes(spec: ModelSpec, context: int) -> int:
     4096 tokens). They grow with the tokens: attention needs no [tokens, tokens] matrix there.
     """
     a, x = spec.attention, spec.experts
+    width = a.head_dim + a.rope_head_dim
     dense = 3 * spec.intermediate if len(spec.expert_layers) < spec.layers else 0
     inner = max(dense, x.intermediate * x.routing.k if x else 0)
-    alive = 5 * spec.hidden_size + 4 * (a.heads + a.kv_heads) * a.head_dim + inner
+    alive = 5 * spec.hidden_size + 4 * (a.heads + a.kv_heads) * width + inner
     return 8 * MIB + 4 * (spec.vocab_size + context * alive)
 
 

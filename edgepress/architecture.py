@@ -37,6 +37,7 @@ class Rope:
     kind: str = From("rope_type", "default")
     scaling: Mapping[str, float] = From("rope_scaling", {})
     partial: float = From("partial_rotary_factor", 1.0)
+    interleaved: bool = False  # pairs are neighbours instead of halves apart
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Attention:
     kv_rank: int = 0
     rope_head_dim: int = 0
     value_head_dim: int = 0
+    latent_epsilon: float = 1e-6  # of the norms inside latent attention
+
+    @property
+    def rotated(self) -> int:
+        """The size that rotary embeddings apply to."""
+        return self.rope_head_dim if self.kind == "mla" else self.head_dim
 
 
 @dataclass(frozen=True)
@@ -250,12 +257,14 @@ def _check_facts(config: Mapping[str, Any], literal: Architecture, used: set[str
             )
 
 
-# What each kind of rotary scaling reads besides theta; "yarn" is only described so far, not computed.
+# What each kind of rotary scaling reads besides theta.
 _ROPE_PARAMETERS = {
     "default": frozenset[str](),
     "linear": frozenset(["factor"]),
     "llama3": frozenset(["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]),
-}
+    "yarn": frozenset(["factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+                       "mscale", "mscale_all_dim", "truncate"]),
+}  # fmt: skip
 
 
 def _check_rope(rope: Rope, model_type: str) -> None:

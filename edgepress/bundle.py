@@ -41,6 +41,7 @@ class Manifest:
         files: name -> {"size": bytes, "sha256": hex} of every file but the manifest itself.
         context: longest sequence in tokens. eos: ids that end a text. bos: id that begins one, or null.
         plan: the Plan as JSON (see edgepress.plan).
+        shared_cache: key and value of a layer are one tensor (latent attention); one buffer may serve both.
     """
 
     source: dict[str, Any]
@@ -55,6 +56,7 @@ class Manifest:
     eos: list[int]
     bos: int | None
     plan: dict[str, Any] = field(default_factory=dict)
+    shared_cache: bool = False
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,8 +128,8 @@ def _parse_manifest(data: dict[str, Any], file: Path) -> Manifest:
 
 def _is_a(value: Any, kind: Any) -> bool:
     """Whether a JSON value has the type of a Manifest field, one level deep."""
-    if isinstance(value, bool):
-        return False
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
     if get_origin(kind) is list:
         return isinstance(value, list) and all(type(v) is int for v in value)
     if get_origin(kind) is dict:

@@ -73,7 +73,8 @@ class Checkpoint:
     def _ignored(self, name: str) -> bool:
         if self.spec.tied_head and name == self.architecture.tensors["head"]:
             return True
-        return any(re.fullmatch(pattern, name) for pattern in self.architecture.ignored_tensors)
+        patterns = (p.replace("{layers}", str(self.spec.layers)) for p in self.architecture.ignored_tensors)
+        return any(re.fullmatch(pattern, name) for pattern in patterns)
 
     def _locate(self, role: str) -> tuple[str, tuple[int, str] | None]:
         """The tensor that holds a role and, in a stacked one, (expert, part)."""

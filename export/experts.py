@@ -1,19 +1,17 @@
 """Portable body of the `Experts` op for float32 activations: a loop over experts that computes only those in use."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript import build_graph
 
+from edgepress.export.control import branch, subgraph
 from edgepress.export.functions import (
     FLOAT,
     INT,
     INTS,
-    OPSETS,
     REAL,
     Op,
     Value,
@@ -90,11 +88,11 @@ def experts(
                 return op.ScatterND(y, op.Unsqueeze(rows, constant(op, [1])), weighted, reduction="add")
 
             used = op.Greater(op.Size(rows), constant(op, 0))
-            return op.Identity(going), _if(op, used, compute, lambda op: op.Identity(y))
+            return op.Identity(going), branch(op, used, compute, lambda op: op.Identity(y))
 
         y = op.Expand(zero, op.Shape(x))
         count = op.Gather(op.Shape(maps[0]), constant(op, 0), axis=0)
-        loop = _subgraph(op, step, ["i", "going", "y"], ["going_on", "y_next"])
+        loop = subgraph(op, step, ["i", "going", "y"], ["going_on", "y_next"])
         y = op.Loop(count, None, y, body=loop, _outputs=1)
         return op.Cast(y, to=ir.DataType.FLOAT16) if half else y
 
@@ -142,7 +140,7 @@ def _product(op: Op, x: Value, expert: Value, side: _Side) -> Value:
         if b == len(side.banks) - 1:
             return with_bank(op, b)
         here = op.Equal(bank, constant(op, b))
-        return _if(op, here, lambda op: with_bank(op, b), lambda op: select(op, b + 1))
+        return branch(op, here, lambda op: with_bank(op, b), lambda op: select(op, b + 1))
 
     y = select(op, 0)
     return y if side.bias is None else op.Add(y, op.Gather(side.bias, expert, axis=0))
@@ -162,24 +160,3 @@ def _activate(op: Op, gate_up: Value, activation: str) -> Value:
     up = op.Max(op.Min(up, limit), op.Neg(limit))
     one = constant(op, 1.0, np.float32)
     return op.Mul(op.Mul(op.Add(up, one), gate), op.Sigmoid(op.Mul(gate, alpha)))
-
-
-def _if(op: Op, condition: Value, then: Callable[..., Any], otherwise: Callable[..., Any]) -> Value:
-    return op.If(
-        condition,
-        then_branch=_subgraph(op, then, [], ["then"]),
-        else_branch=_subgraph(op, otherwise, [], ["otherwise"]),
-    )
-
-
-def _subgraph(op: Op, trace: Callable[..., Any], inputs: list[str], outputs: list[str]) -> ir.Graph:
-    """A branch or loop body. Constants inside it are Constant nodes, so it needs no initializers of its own."""
-    scalars = {"i": ir.DataType.INT64, "going": ir.DataType.BOOL}
-    values = [_input(n, scalars.get(n)) for n in inputs]
-    return build_graph(trace, values, [ir.Value(name=n) for n in outputs], opset_imports=OPSETS)
-
-
-def _input(name: str, scalar: ir.DataType | None) -> ir.Value:
-    if scalar is None:
-        return ir.Value(name=name, type=ir.TensorType(FLOAT))
-    return ir.Value(name=name, type=ir.TensorType(scalar), shape=ir.Shape([]))

@@ -5,6 +5,7 @@ from typing import Any
 from edgepress.bundle import LIBRARY, MODEL
 from edgepress.files import read_json
 from edgepress.packed import WeightSource
+from edgepress.state import layer_states
 
 
 def special_tokens(source: WeightSource) -> tuple[list[int], int | None]:
@@ -20,7 +21,8 @@ def special_tokens(source: WeightSource) -> tuple[list[int], int | None]:
 
 
 def genai_config(source: WeightSource, provider: str, with_library: bool) -> dict[str, Any]:
-    spec, a = source.spec, source.spec.attention
+    spec = source.spec
+    kv_heads, _, head_size = next(layer_states(spec, 0)).shape
     eos, bos = special_tokens(source)
     options: dict[str, Any] = {"log_id": "edgepress", "provider_options": [] if provider == "cpu" else [{"cuda": {}}]}
     if with_library:
@@ -28,10 +30,10 @@ def genai_config(source: WeightSource, provider: str, with_library: bool) -> dic
     decoder = {
         "session_options": options,
         "filename": MODEL,
-        "head_size": a.head_dim,
+        "head_size": head_size,
         "hidden_size": spec.hidden_size,
-        "num_attention_heads": a.heads,
-        "num_key_value_heads": a.kv_heads,
+        "num_attention_heads": spec.attention.heads,
+        "num_key_value_heads": kv_heads,
         "num_hidden_layers": spec.layers,
         "inputs": {
             "input_ids": "input_ids",

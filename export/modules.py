@@ -67,16 +67,16 @@ class Module(nn.Module):
 class Norm(Module):
     """RMS normalisation over the last axis."""
 
-    def __init__(self, context: Context, role: str, size: int, inside: str) -> None:
+    def __init__(self, context: Context, role: str, size: int, inside: str, *, epsilon: float | None = None) -> None:
         stored = Stored(vector_name(context.spec, role), "float32", (size,))
         super().__init__(stored.name.rsplit(".", 1)[0], inside)
         self.scale = self.hold([stored])[0]
         self.context = context
+        self.epsilon = context.spec.norm_epsilon if epsilon is None else epsilon
 
     def forward(self, op: Op, x: Value) -> Value:
         scale = op.Cast(self.scale, to=self.context.real) if self.context.half else self.scale
-        epsilon = self.context.spec.norm_epsilon
-        return op.SimplifiedLayerNormalization(x, scale, axis=-1, epsilon=epsilon, stash_type=1)
+        return op.SimplifiedLayerNormalization(x, scale, axis=-1, epsilon=self.epsilon, stash_type=1)
 
 
 class Linear(Module):
@@ -94,6 +94,12 @@ class Linear(Module):
 
     def forward(self, op: Op, x: Value) -> Value:
         return linear(op, self.context, x, self.format, self.shape, self.tensors, self.biases)
+
+
+def layer_linear(context: Context, i: int, name: str, inside: str, *, biased: bool = False) -> Linear:
+    """The Linear of a role of layer i."""
+    rows, columns = dict(layer_roles(context.spec, i))[name]
+    return Linear(context, f"layers.{i}.{name}", (rows, columns), inside, biased=biased)
 
 
 def linear(
@@ -141,12 +147,14 @@ class Embedding(Module):
 
 @dataclass(frozen=True)
 class Step:
-    """What all layers share in one call: lengths, int32 [batch] and [], and rotary tables [context, dim / 2]."""
+    """What all layers share in one call: lengths, int32 [batch] and [], rotary tables [context, dim / 2], and the
+    positions of the tokens, int64 [batch, sequence]."""
 
     seqlens: Value
     total: Value
     cos: Value
     sin: Value
+    positions: Value
 
 
 class Attention(Module):
@@ -157,13 +165,8 @@ class Attention(Module):
         super().__init__(module_path(spec, f"layers.{i}.q").rsplit(".", 1)[0], inside)
         self.context = context
         shapes = dict(layer_roles(spec, i))
-
-        def projection(name: str, biased: bool) -> Linear:
-            rows, columns = shapes[name]
-            return Linear(context, f"layers.{i}.{name}", (rows, columns), self.path, biased=biased)
-
-        self.q, self.k, self.v = (projection(name, a.qkv_bias) for name in ("q", "k", "v"))
-        self.o = projection("o", a.output_bias)
+        self.q, self.k, self.v = (layer_linear(context, i, n, self.path, biased=a.qkv_bias) for n in ("q", "k", "v"))
+        self.o = layer_linear(context, i, "o", self.path, biased=a.output_bias)
         norms = ("q_norm", "k_norm") if a.qk_norm else ()
         self.norms = [Norm(context, f"layers.{i}.{name}", shapes[name][0], self.path) for name in norms]
 

@@ -114,6 +114,7 @@ def _write_manifest(source: WeightSource, plan: Plan, provider: str, staging: Pa
         eos=eos,
         bos=bos,
         plan=json.loads(plan.to_json()),
+        shared_cache=source.spec.attention.kind == "mla",
     )
     return _write_counting_itself(staging / MANIFEST, manifest)
 

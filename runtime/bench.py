@@ -44,7 +44,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One bundle: `load_s` is the mean over repetitions (files in the page cache), `peak_rss_bytes` the largest."""
+    """One bundle: `load_s` is the mean over repetitions (files in the page cache), `peak_rss_bytes` the largest.
+
+    `kv_bytes_per_token`: of the key/value buffer.
+    """
 
     name: str
     provider: str
@@ -52,6 +55,7 @@ class Measurement:
     size_bytes: int
     load_s: float
     peak_rss_bytes: int
+    kv_bytes_per_token: int
     speeds: list[Speed]
 
     def tokens_per_s(self, phase: str) -> float | None:
@@ -133,6 +137,7 @@ def _measurement(
         size_bytes=bundle.manifest.size_bytes,
         load_s=mean(r.load_s for r in results),
         peak_rss_bytes=max(r.peak_rss_bytes for r in results),
+        kv_bytes_per_token=results[0].kv_bytes_per_token,
         speeds=[test.speed([r.timings[i] for r in results]) for i, test in enumerate(tests)],
     )
 

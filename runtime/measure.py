@@ -48,6 +48,7 @@ class Result:
 
     load_s: float
     peak_rss_bytes: int
+    kv_bytes_per_token: int
     timings: list[Timing]
 
 
@@ -59,7 +60,7 @@ def measure(request: Request) -> Result:
     for prompt, continuation in request.runs:
         _run(session, found, prompt, continuation[:1])
     timings = [_run(session, found, prompt, continuation) for prompt, continuation in request.runs]
-    return Result(session.load_s, peak_rss_bytes(), timings)
+    return Result(session.load_s, peak_rss_bytes(), session.kv_bytes_per_token, timings)
 
 
 def _run(session: Session, found: Sequence[Sensor], prompt: list[int], continuation: list[int]) -> Timing:

@@ -27,6 +27,7 @@ class Session:
         load_s: seconds from the call to a session that is ready.
         vocab_size, context: of the model, in tokens.
         max_length: tokens that the key/value buffer holds per sequence.
+        kv_bytes_per_token: bytes of that buffer per token.
         batch: number of sequences.
     """
 
@@ -75,6 +76,7 @@ class Session:
         self._lengths = np.zeros(batch, np.int64)
         with providers.failures(f"no room to keep {batch} x {self.max_length} tokens; use a smaller max_length"):
             self._cache = self._buffers(batch, self.max_length)
+        self.kv_bytes_per_token = self._bytes_per_token()
         self._binding = self._bind(self._cache)
         for name, value in self._cache.items():
             self._binding.bind_ortvalue_output(_present(name), value)
@@ -152,9 +154,22 @@ class Session:
         return binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
 
     def _buffers(self, batch: int, length: int) -> dict[str, Any]:
-        """Past name -> OrtValue [batch, kv_heads, length, head_dim]."""
-        shapes = {i.name: [batch, i.shape[1], length, i.shape[3]] for i in self._pasts}
-        return {i.name: providers.buffer(self.provider, shapes[i.name], _DTYPES[i.type]) for i in self._pasts}
+        """Past name -> OrtValue [batch, kv_heads, length, head_dim]; latent attention has one for key and value."""
+        buffers: dict[str, Any] = {}
+        for past in self._pasts:
+            key = past.name.replace(".value", ".key")
+            if self.manifest.shared_cache and key in buffers:
+                buffers[past.name] = buffers[key]
+            else:
+                shape = [batch, past.shape[1], length, past.shape[3]]
+                buffers[past.name] = providers.buffer(self.provider, shape, _DTYPES[past.type])
+        return buffers
+
+    def _bytes_per_token(self) -> int:
+        buffers = {id(buffer): name for name, buffer in self._cache.items()}
+        pasts = {past.name: past for past in self._pasts}
+        own = (pasts[name] for name in buffers.values())
+        return sum(past.shape[1] * past.shape[3] * np.dtype(_DTYPES[past.type]).itemsize for past in own)
 
     def _bind(self, pasts: dict[str, Any]) -> Any:
         """A binding of logits, its first output, and of pasts, which the caller keeps alive."""

@@ -45,6 +45,6 @@ FUSED_EXPERTS = {
 
 ACCEPTS: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
-    "rope_type": ("default", "linear", "llama3"),
+    "rope_type": ("default", "linear", "llama3", "yarn"),
     "partial_rotary_factor": (1.0,),
 }

@@ -1,9 +1,7 @@
-"""DeepSeek-V3 and R1: sigmoid routing with a choosing bias and group limits, shared expert, dense first layers.
+"""DeepSeek-V3 and R1, Kimi-K2: latent attention, sigmoid routing with a choosing bias and group limits, a shared
+expert, dense first layers."""
 
-The tensor and routing half is complete; the graph of latent attention is not written yet, so export refuses it by name.
-"""
-
-from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Routing
+from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Rope, Routing
 from edgepress.architectures import _names as names
 
 _ATTENTION = "model.layers.{i}.self_attn"
@@ -18,6 +16,7 @@ ARCHITECTURE = Architecture(
             rope_head_dim=From("qk_rope_head_dim"),
             value_head_dim=From("v_head_dim"),
         ),
+        rope=Rope(interleaved=From("rope_interleave", True)),
         experts=Experts(
             count=From("n_routed_experts"),
             intermediate=From("moe_intermediate_size"),
@@ -55,7 +54,6 @@ ARCHITECTURE = Architecture(
     accepts={
         "hidden_act": ("silu",),
         "rope_type": ("default", "yarn"),
-        "rope_interleave": (True,),
         "scoring_func": ("sigmoid",),
         "topk_method": ("noaux_tc",),
         "moe_layer_freq": (1,),
@@ -71,5 +69,5 @@ ARCHITECTURE = Architecture(
         "head_dim",
     ),
     # The multi-token-prediction layer follows the last decoder layer and only serves speculative decoding.
-    ignored_tensors=(r"model\.layers\.61\..*", r".*\.weight_scale_inv"),
+    ignored_tensors=(r"model\.layers\.{layers}\..*", r".*\.weight_scale_inv"),
 )

@@ -13,7 +13,7 @@ import typer
 from edgepress.architecture import ModelSpec, parameters, roles
 from edgepress.bundle import MANIFEST, open_bundle
 from edgepress.cli.common import Json, human_bytes, print_json
-from edgepress.devices.cost import PARTS, active_parameters, role_part
+from edgepress.devices.cost import PARTS, active_parameters, kv_bytes_per_token, role_part
 from edgepress.errors import BundleError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def architecture_facts(spec: ModelSpec) -> dict[str, Any]:
         "vocab_size": spec.vocab_size,
         "context": spec.context,
         "attention": {"kind": a.kind, "heads": a.heads, "kv_heads": a.kv_heads, "head_dim": a.head_dim},
+        "kv_bytes_per_token": kv_bytes_per_token(spec),
         "rope": {"kind": spec.rope.kind, "theta": spec.rope.theta},
         "tied_head": spec.tied_head,
         "experts": None,

@@ -150,13 +150,14 @@ def speed_table(measured: "Sequence[Measurement]") -> Table:
     """One line per bundle and test."""
     scopes = sorted({scope for m in measured for s in m.speeds for scope in s.tokens_per_joule})
     table = Table("bundle", "size", "provider", "test", box=None)
-    for title in ("tok/s", "sd", *(f"tok/J {scope}" for scope in scopes), "load s", "peak memory"):
+    for title in ("tok/s", "sd", *(f"tok/J {scope}" for scope in scopes), "load s", "peak memory", "KV/token"):
         table.add_column(title, justify="right")
     for m in measured:
         for s in m.speeds:
             energy = ["-" if (j := s.tokens_per_joule.get(scope)) is None else f"{j:.2f}" for scope in scopes]
             table.add_row(m.name, human_bytes(m.size_bytes), m.provider, s.test, f"{s.tokens_per_s:.1f}", f"{s.sd:.1f}",
-                          *energy, f"{m.load_s:.2f}", human_bytes(m.peak_rss_bytes))  # fmt: skip
+                          *energy, f"{m.load_s:.2f}", human_bytes(m.peak_rss_bytes),
+                          human_bytes(m.kv_bytes_per_token))  # fmt: skip
     return table
 
 

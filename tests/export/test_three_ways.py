@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgepress.checkpoint import open_checkpoint
+from edgepress.devices.cost import kv_bytes_per_token
 from edgepress.runtime import Session
 from tests.export.conftest import Bundles
 from tests.export.test_parity import difference, expected, tokens
@@ -56,6 +58,27 @@ def test_native_and_genai_write_the_same_tokens(width: str, bundle_of: Bundles) 
     with_genai = greedy_genai(bundle, prompt)
     assert greedy(Session(bundle), prompt)[: len(with_genai)] == with_genai
     assert len(with_genai) > NEW_TOKENS // 2
+
+
+def test_latent_attention_runs_in_genai(bundle_of: Bundles) -> None:
+    _, bundle = bundle_of("deepseek_v3")
+    prompt = tokens((PROMPT_TOKENS,)).tolist()
+    with_genai = greedy_genai(bundle, prompt)
+    assert greedy(Session(bundle), prompt)[: len(with_genai)] == with_genai
+    assert len(with_genai) > NEW_TOKENS // 2
+
+
+def test_native_and_plain_latent_attention_differ_by_little(bundle_of: Bundles) -> None:
+    _, bundle = bundle_of("deepseek_v3", "4z")
+    ids = tokens((2, 256))
+    native, plain = (Session(bundle, native=native).logits(ids) for native in (True, False))
+    assert mean_kl(native, plain) <= 1e-4
+
+
+def test_latent_attention_keeps_one_compressed_row_per_token(bundle_of: Bundles) -> None:
+    _, bundle = bundle_of("deepseek_v3")
+    spec = open_checkpoint(bundle_of("deepseek_v3")[0]).spec
+    assert Session(bundle).kv_bytes_per_token == 3 * (32 + 16) * 4 == kv_bytes_per_token(spec)
 
 
 @pytest.mark.parametrize("width", ["16", "8", "4", "4z"])

@@ -194,7 +194,6 @@ class TestConfig:
         [
             ("mixtral", "sliding_window", 4096),
             ("llama", "rope_interleaved", True),
-            ("deepseek_v3", "rope_interleave", False),
             ("deepseek_v3", "scoring_func", "softmax"),
             ("deepseek_v3", "topk_method", "greedy"),
         ],

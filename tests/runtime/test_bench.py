@@ -13,7 +13,7 @@ from edgepress.runtime import bench as module
 from edgepress.runtime import measure
 from edgepress.runtime.bench import Sizes, bench
 from edgepress.runtime.measure import Request, Result, Timing, measure_fresh, peak_rss_bytes
-from tests.runtime.tiny_bundle import CONTEXT, write_bundle
+from tests.runtime.tiny_bundle import CONTEXT, HEAD_DIM, KV_HEADS, LAYERS, write_bundle
 
 SMALL = Sizes(prompt_tokens=8, generate=4)
 
@@ -31,7 +31,7 @@ class Recorder:
             Timing(0.01 * len(p), {"wall": 0.02 * len(p)}, 0.1 * len(c) * slow, {"wall": 0.2 * len(c), "board": None})
             for p, c in request.runs
         ]
-        return Result(load_s=float(slow), peak_rss_bytes=slow, timings=timings)
+        return Result(load_s=float(slow), peak_rss_bytes=slow, kv_bytes_per_token=64, timings=timings)
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def test_a_real_bundle_is_measured_in_a_fresh_process(tiny_bundle: Path) -> None
     assert all(s.tokens_per_s > 0 for s in measured.speeds)
     assert measured.load_s > 0
     assert 20e6 < measured.peak_rss_bytes < 2e9
+    assert measured.kv_bytes_per_token == LAYERS * 2 * KV_HEADS * HEAD_DIM * 4
 
 
 def test_peak_memory_is_not_inherited_from_a_bigger_parent(tiny_bundle: Path) -> None:

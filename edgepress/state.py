@@ -1,0 +1,37 @@
+"""What a layer carries from one call to the next: the inputs and outputs of the graph beside tokens and logits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from edgepress.architecture import ModelSpec
+
+
+@dataclass(frozen=True)
+class State:
+    """An input of the graph and the output that replaces it, named as onnxruntime-genai names them.
+
+    Attributes:
+        shape: without the batch, which comes first; None is the axis that grows with the sequence.
+        shared: the tensor is that of the state before it, and needs no memory of its own.
+    """
+
+    past: str
+    present: str
+    shape: tuple[int | None, ...]
+    shared: bool = False
+
+    @property
+    def items(self) -> int:
+        """Values per sequence, or per token where an axis grows."""
+        return 0 if self.shared else prod(n for n in self.shape if n is not None)
+
+
+def layer_states(spec: ModelSpec, i: int) -> Iterator[State]:
+    """The states of layer i, in the order in which its module takes and returns them."""
+    a = spec.attention
+    latent = a.kind == "mla"
+    shape = (1, None, a.kv_rank + a.rope_head_dim) if latent else (a.kv_heads, None, a.head_dim)
+    for name in ("key", "value"):
+        shared = latent and name == "value"
+        yield State(f"past_key_values.{i}.{name}", f"present.{i}.{name}", shape, shared)
