@@ -15,7 +15,7 @@ from edgepress.architecture import ModelSpec
 from edgepress.export import functions
 from edgepress.export.control import branch
 from edgepress.export.functions import INT, MICROSOFT, REAL, Op, Value, constant, dequantize, function, matrix_inputs
-from edgepress.export.modules import Context, Linear, Module, Norm, Step, layer_linear
+from edgepress.export.modules import Context, Module, Norm, Step, layer_linear
 from edgepress.formats import Format
 from edgepress.layout import module_path
 from edgepress.rope import softmax_scale
