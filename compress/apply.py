@@ -51,7 +51,8 @@ def _press(packer: Packer, partial: Path, track: Track) -> None:
             with writing(target, part_tensors(packer.spec, packer.plan, part)) as sink:
                 packer.emit(part, sink)
     packer.plan.save(partial / PLAN)
-    for name in ("config.json", *TOKENIZER_FILES):
+    (partial / "config.json").write_text(json.dumps(packer.config, indent=2) + "\n", encoding="utf-8")
+    for name in TOKENIZER_FILES:
         if (packer.folder / name).is_file():
             shutil.copyfile(packer.folder / name, partial / name)
     sync_folder(partial)

@@ -14,7 +14,7 @@ from edgepress.errors import CheckpointError, InputError, UnsupportedModel
 from edgepress.files import read_json
 from edgepress.readers.reader import DTYPES, Reader
 from edgepress.readers.safetensors import INDEX as INDEX
-from edgepress.readers.safetensors import SafetensorsReader
+from edgepress.readers.scaled import open_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 _HUB_FILES = ["*.json", "*.jinja"]
@@ -25,16 +25,17 @@ class Checkpoint:
     """A model folder, opened: config and headers are read and checked at once, weights only when asked for.
 
     Attributes:
-        path: the folder. config: config.json as read. spec: what the model is.
+        path: the folder. config: config.json, but for how the weights are quantized there. spec: what the model is.
         files: tensor name -> the file that holds it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = read_config(path)
+        facts = read_config(path)
+        self.config = without_quantization(facts)
         self.architecture: Architecture = load_architecture(self.config["model_type"])
         self.spec: ModelSpec = read_spec(self.config, self.architecture)
-        self._reader: Reader = SafetensorsReader(path)
+        self._reader: Reader = open_folder(path, facts)
         self.files: Mapping[str, Path] = self._reader.files
         self._check_complete()
 
@@ -162,6 +163,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{path / 'config.json'} lacks model_type; is this a Hugging Face model folder?")
     return config
+
+
+def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json without what only says how the weights are stored."""
+    return {key: value for key, value in config.items() if key != "quantization_config"}
 
 
 def resolve_model(model: str, *, weights: bool = True) -> Path:

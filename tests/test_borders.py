@@ -14,7 +14,8 @@ PARTS = ("compress", "export", "runtime", "devices")
 ALLOWED = {"compress": set(), "export": {"compress"}, "runtime": set(), "devices": set(), "edgepress": set()}
 HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir", "transformers", "safetensors", "scipy", "ml_dtypes", "optimum",
          "huggingface_hub", "matplotlib")  # fmt: skip
-NEEDS_COMPRESS = {"edgepress.checkpoint", *(f"edgepress.readers.{name}" for name in ("reader", "safetensors"))}
+READERS = ("reader", "safetensors", "scaled")
+NEEDS_COMPRESS = {"edgepress.checkpoint", *(f"edgepress.readers.{name}" for name in READERS)}
 MOST_LINES = 400
 
 SOURCES = sorted(p for top in ("edgepress", *PARTS) for p in (ROOT / top).rglob("*.py"))

@@ -64,10 +64,9 @@ ARCHITECTURE = Architecture(
         "seq_aux",
         "aux_loss_alpha",
         "num_nextn_predict_layers",
-        "quantization_config",
         "qk_head_dim",
         "head_dim",
     ),
     # The multi-token-prediction layer follows the last decoder layer and only serves speculative decoding.
-    ignored_tensors=(r"model\.layers\.{layers}\..*", r".*\.weight_scale_inv"),
+    ignored_tensors=(r"model\.layers\.{layers}\..*",),
 )

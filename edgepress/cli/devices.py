@@ -80,10 +80,10 @@ def plan(
 
 def _read(model: str) -> tuple[ModelSpec, int]:
     """(spec, bytes of the tokenizer files): the weights need not be there."""
-    from edgepress.checkpoint import TOKENIZER_FILES, read_config, resolve_model
+    from edgepress.checkpoint import TOKENIZER_FILES, read_config, resolve_model, without_quantization
 
     folder = resolve_model(model, weights=False)
-    config = read_config(folder)
+    config = without_quantization(read_config(folder))
     files = [folder / name for name in TOKENIZER_FILES]
     overhead = sum(f.stat().st_size for f in files if f.is_file())
     return read_spec(config, load_architecture(config["model_type"])), overhead
