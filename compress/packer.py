@@ -9,17 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepress.architecture import layer_roles
+from edgepress.architecture import layer_roles, output_roles
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.quantizers import QUANTIZERS
 from edgepress.errors import CheckpointError, PlanError
-from edgepress.formats import Format
-from edgepress.layout import Stored, bank_path, banks, module_path, part_tensors, vector_name
+from edgepress.formats import F16, Format
+from edgepress.layout import Stored, bank_path, banks, expert_biases, module_path, part_tensors, vector_name
 from edgepress.packed import Sink
 from edgepress.plan import Plan, check_plan
 
 _CHUNK = 1 << 20  # weights that one task presses: at most about 10 MB, and milliseconds of work
 _AHEAD = 2  # tasks per core that are begun before their results are taken
+
+_SOURCES: dict[str, tuple[str, ...]] = {"gate_up": ("gate", "up"), "down": ("down",)}
 
 # Rows for a sink: tensor name, first row, rows [n, columns].
 Run = tuple[str, int, np.ndarray]
@@ -59,28 +61,38 @@ class Packer:
     def _tasks(self, part: str) -> Iterator[Task]:
         if part == "embedding":
             yield from self._matrix("embedding")
+            if self.spec.learned_positions:
+                yield from self._runs(["positions"], module_path(self.spec, "positions"), 0, F16)
         elif part == "output":
-            yield partial(self._vector, "final_norm")
-            if not self.spec.tied_head:
-                yield from self._matrix("head")
+            for role, shape in output_roles(self.spec):
+                yield from self._tensor(role, shape)
         else:
             yield from self._layer(int(part.removeprefix("layers.")))
 
     def _layer(self, i: int) -> Iterator[Task]:
         for name, shape in layer_roles(self.spec, i):
             role = f"layers.{i}.{name}"
-            if name in ("router", "router_bias", "shared_gate"):
+            if name.startswith("router") or name == "shared_gate":
                 yield partial(self._routing, role, i)
-            elif len(shape) == 1:
-                yield partial(self._vector, role)
             elif not name.startswith("experts."):
-                yield from self._matrix(role)
+                yield from self._tensor(role, shape)
         if self.spec.has_experts(i):
-            yield from self._experts(i, "gate_up", ("gate", "up"))
-            yield from self._experts(i, "down", ("down",))
+            for projection, names in _SOURCES.items():
+                yield from self._experts(i, projection, names)
+            for stored, names in zip(expert_biases(self.spec, self.plan, i), _SOURCES.values(), strict=False):
+                yield partial(self._expert_bias, i, stored.name, names)
+
+    def _tensor(self, role: str, shape: tuple[int, ...]) -> Iterator[Task]:
+        return iter([partial(self._vector, role)]) if len(shape) == 1 else self._matrix(role)
 
     def _vector(self, role: str) -> list[Run]:
         return [(vector_name(self.spec, role), 0, self.checkpoint.tensor(role).astype(np.float32)[None])]
+
+    def _expert_bias(self, layer: int, name: str, parts: tuple[str, ...]) -> list[Run]:
+        """A row for each expert, those of gate and up alternating."""
+        experts = [f"layers.{layer}.experts.{e}" for e in self.plan.kept(layer)]
+        rows = [np.stack([self.checkpoint.tensor(f"{e}.{p}_bias") for p in parts], axis=1).ravel() for e in experts]
+        return [(name, 0, np.stack(rows).astype(np.float32))]
 
     def _routing(self, role: str, layer: int) -> list[Run]:
         rows = self.checkpoint.tensor(role)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
@@ -40,12 +41,56 @@ def _experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weight
     for expert in top_k_index.unique().tolist():
         token, slot = torch.where(top_k_index == expert)
         x, gate = hidden_states[token], top_k_weights[token, slot]
-        inner = self._apply_gate(nn.functional.linear(x, self.gate_up_proj[expert].float()))
-        output = nn.functional.linear(inner, self.down_proj[expert].float())
-        if (observer := getattr(self, "observer", None)) is not None:
-            observer(expert, x, gate, inner, output)
+        output = _expert(self, expert, x, gate)
         result[token] += output * gate[:, None]  # a token comes to an expert once
     return result
+
+
+def _expert(self: Any, expert: int, x: Tensor, gate: Tensor) -> Tensor:
+    inner = self._apply_gate(_projected(self, "gate_up_proj", expert, x))
+    output = _projected(self, "down_proj", expert, inner)
+    if (observer := getattr(self, "observer", None)) is not None:
+        observer(expert, x, gate, inner, output)
+    return output
+
+
+def _projected(self: Any, name: str, expert: int, x: Tensor) -> Tensor:
+    weight = getattr(self, name)[expert].float()
+    bias = getattr(self, f"{name}_bias")[expert].float() if self.has_bias else None
+    return nn.functional.linear(x, weight.T if self.is_transposed else weight, bias)
+
+
+def _input_scaled_experts(self: Any, hidden_states: Tensor) -> Tensor:
+    """Llama 4's experts, which transformers does not dispatch: inputs [E * T, H], zero where a token is not routed."""
+    inputs = hidden_states.view(self.num_experts, -1, hidden_states.shape[-1])
+    result = torch.zeros_like(inputs)
+    for expert, rows in enumerate(inputs):
+        token = rows.any(-1).nonzero()[:, 0]
+        if len(token):
+            result[expert, token] = _expert(self, expert, rows[token], torch.ones(len(token)))
+    return result.view_as(hidden_states)
+
+
+def _dispatch_input_scaled(model: nn.Module) -> None:
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "gate_up_proj") and hasattr(module, "expert_dim"):
+            module.forward = MethodType(_input_scaled_experts, module)
+            module.is_transposed, module.has_bias = True, False
+            module._apply_gate = MethodType(_gated, module)
+
+
+def _gated(self: Any, gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    product: Tensor = self.act_fn(gate) * up
+    return product
+
+
+class _NoPositions(nn.Module):
+    """In the place of learned positions, which are added once, before the first layer."""
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return torch.zeros(())
 
 
 ALL_EXPERTS_FUNCTIONS.register(_EXPERTS, _experts)
@@ -58,16 +103,28 @@ class ReferenceModel:
         """`batch`: chunks that pass through a layer together; `track` follows the layers of `logits`."""
         self.checkpoint, self.spec, self._batch, self._track = checkpoint, checkpoint.spec, batch, track
         config = CONFIG_MAPPING[self.spec.model_type].from_dict(checkpoint.config)
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        attention = "sdpa" if model_class._supports_sdpa else "eager"  # no sdpa: attention sinks
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation="sdpa", experts_implementation=_EXPERTS
+                config, dtype=torch.float32, attn_implementation=attention, experts_implementation=_EXPERTS
             )
-        self._decoder = model.eval().requires_grad_(False).model
-        self._renamings, self._converters = _conversions(model)
-        self._layers = list(self._decoder.layers)
-        self._norm = self._decoder.norm
-        self._decoder.norm = nn.Identity()
-        self._decoder.rotary_emb = type(self._decoder.rotary_emb)(config)  # its buffers are in no checkpoint
+        self._renamings, self._converters = _conversions(model.eval().requires_grad_(False))
+        self._path = self._renamed("layers.0.o").split(".0.", 1)[0]  # of the list of layers
+        decoder, _, self._list = self._path.rpartition(".")
+        self._decoder: Any = model.get_submodule(decoder)
+        self._layers = list(getattr(self._decoder, self._list))
+        norm = self._renamed("final_norm").split(".")[-2]
+        self._norm = getattr(self._decoder, norm)
+        setattr(self._decoder, norm, nn.Identity())
+        self._types = getattr(config, "layer_types", None)
+        if hasattr(self._decoder, "rotary_emb"):
+            self._decoder.rotary_emb = type(self._decoder.rotary_emb)(config)  # its buffers are in no checkpoint
+        self._decoder.embedding_multiplier = 1.0  # `embed` scales, once
+        if self.spec.learned_positions:
+            setattr(self._decoder, self._renamed("positions").split(".")[-2], _NoPositions())
+        if self.spec.experts and self.spec.experts.routing.scales_input:
+            _dispatch_input_scaled(self._decoder)
 
     def logits(self, ids: np.ndarray) -> Iterator[np.ndarray]:
         """For each chunk of ids (int64 [n, S]), in order, its logits (float32 [S, V]).
@@ -81,17 +138,26 @@ class ReferenceModel:
                 with self.layer(i):
                     self.advance(states)
             head = self._read("embedding" if self.spec.tied_head else "head")
+            bias = self._read("head_bias").float() if self.spec.head_bias else None
             for chunk in self.normed(states):
-                yield _head_logits(chunk, head)
+                yield self._finished(_head_logits(chunk, head, bias))
+
+    def _finished(self, logits: np.ndarray) -> np.ndarray:
+        """Scaled and capped, in place."""
+        logits *= self.spec.logit_scale
+        if cap := self.spec.logit_softcap:
+            logits[:] = cap * np.tanh(logits / cap)
+        return logits
 
     @contextmanager
     def embed(self, ids: np.ndarray) -> Iterator[np.ndarray]:
         """The input of the first layer, float32 [n, S, H], in a temporary file (TMPDIR) where it is large."""
         self._check_ids(ids)
         embedding = self._read("embedding")
+        positions = self._read("positions").float()[: ids.shape[1]] if self.spec.learned_positions else 0.0
         with _states((*ids.shape, self.spec.hidden_size)) as states:
             for chunk, tokens in zip(states, torch.from_numpy(ids), strict=True):
-                chunk[:] = embedding[tokens].float().numpy()
+                chunk[:] = (embedding[tokens].float() * self.spec.embedding_scale + positions).numpy()
             del embedding
             yield states
 
@@ -100,7 +166,9 @@ class ReferenceModel:
         """Decoder layer i with its weights, for `advance`."""
         layer = self._layers[i]
         layer.load_state_dict(self._layer_weights(i), assign=True)
-        self._decoder.layers = nn.ModuleList([layer])
+        setattr(self._decoder, self._list, nn.ModuleList([layer]))
+        if self._types:
+            self._decoder.config.layer_types = [self._types[i]]
         try:
             yield layer
         finally:
@@ -115,31 +183,42 @@ class ReferenceModel:
 
     def normed(self, states: np.ndarray) -> Iterator[Tensor]:
         """For each chunk, what the head reads (float32 [S, H]): the last layer's output after the final norm."""
-        self._norm.load_state_dict({"weight": self._read("final_norm").float()}, assign=True)
+        roles = {"weight": "final_norm"} | ({"bias": "final_norm_bias"} if self.spec.norm_bias else {})
+        self._norm.load_state_dict({name: self._read(role).float() for name, role in roles.items()}, assign=True)
         for chunk in states:
             with torch.no_grad():
                 normed = self._norm(torch.from_numpy(chunk))
             yield normed
 
     def local_name(self, role: str) -> str:
-        """What transformers' layer calls the parameter of a role: `layers.0.q` -> `self_attn.q_proj.weight`."""
-        name, _ = rename_source_key(vector_name(self.spec, role), self._renamings, self._converters)
-        return name.removeprefix(f"model.layers.{split_role(role)[0]}.")
+        """What transformers' layer calls the parameter that holds a role: `layers.0.q` -> `self_attn.q_proj.weight`."""
+        return self._renamed(role).removeprefix(f"{self._path}.{split_role(role)[0]}.")
+
+    def _renamed(self, role: str) -> str:
+        layer, _, template = split_role(role)
+        held = self.checkpoint.architecture.fused_with(template)
+        stored = held[0].name.format(i=layer) if held else vector_name(self.spec, role)
+        name, _ = rename_source_key(stored, self._renamings, self._converters)
+        return str(name)
 
     def _layer_weights(self, i: int) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
-        shapes = {name: parameter.shape for name, parameter in self._layers[i].named_parameters()}
-        for short, _ in layer_roles(self.spec, i):
+        parameters = self._layers[i].state_dict()
+        shapes = dict(layer_roles(self.spec, i))
+        for short in shapes:
             role = f"layers.{i}.{short}"
             name, tensor = self.local_name(role), self._read(role)
             _, expert, template = split_role(role)
-            if expert is None:
-                weights[name] = tensor.float()
+            tensor = tensor if expert is not None else tensor.float()
+            if (held := self.checkpoint.architecture.fused_with(template)) is None:
+                weights[name] = tensor.reshape(parameters[name].shape)
                 continue
+            fused, index = held
             if name not in weights:
-                weights[name] = torch.empty(shapes[name], dtype=tensor.dtype)
-            start = len(tensor) if template.endswith(".up") else 0
-            weights[name][expert, start : start + len(tensor)] = tensor
+                weights[name] = torch.empty(parameters[name].shape, dtype=tensor.dtype)
+            rows = [shapes[r.format(i=i, e=expert).removeprefix(f"layers.{i}.")][0] for r in fused.roles]
+            block = weights[name] if expert is None else weights[name][expert]
+            fused.part(block, rows, index)[:] = tensor
         return weights
 
     def _read(self, role: str) -> Tensor:
@@ -175,10 +254,10 @@ def _states(shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         yield np.memmap(Path(folder) / "states.f32", np.float32, "w+", shape=shape)
 
 
-def _head_logits(states: Tensor, head: Tensor) -> np.ndarray:
-    """states [S, H], head [V, H] of any float type -> float32 [S, V]."""
+def _head_logits(states: Tensor, head: Tensor, bias: Tensor | None) -> np.ndarray:
+    """states [S, H], head [V, H] of any float type, bias [V] -> float32 [S, V]."""
     logits = np.empty((len(states), len(head)), np.float32)
     for row in range(0, len(head), _HEAD_ROWS):
         rows = slice(row, row + _HEAD_ROWS)
-        logits[:, rows] = nn.functional.linear(states, head[rows].float()).numpy()
+        logits[:, rows] = nn.functional.linear(states, head[rows].float(), None if bias is None else bias[rows]).numpy()
     return logits

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from math import ceil, prod
 from typing import Any
 
-from edgepress.architecture import ModelSpec, layer_roles, roles
+from edgepress.architecture import ModelSpec, ffn_roles, layer_roles, roles
 from edgepress.bundle import ALIGNMENT
 from edgepress.devices.profile import Profile
-from edgepress.layout import Stored, kept_parameters, module_path, part_tensors, parts
+from edgepress.layout import Stored, kept_parameters, module_path, part_tensors, parts, vector_name
 from edgepress.plan import Plan
 from edgepress.state import layer_states
 
@@ -82,16 +82,21 @@ def _classified(spec: ModelSpec, plan: Plan) -> Iterator[tuple[float, str, Store
     """(share read per token, part, tensor) of every stored tensor, in the order of the data file."""
     for piece in parts(spec):
         prefix = f"{piece}." if piece.startswith("layers.") else ""
-        names = [n for n, _ in layer_roles(spec, int(piece[7:]))] if prefix else ["embedding", "final_norm", "head"]
-        kinds = {module_path(spec, prefix + n): role_part(n) for n in names if not n.startswith("experts.")}
+        held = layer_roles(spec, int(piece[7:])) if prefix else _outer_roles(spec)
+        names = [name for name, _ in held if not name.startswith("experts.")]
+        kinds = {path(spec, prefix + n): role_part(n) for n in names for path in (module_path, vector_name)}
         for tensor in part_tensors(spec, plan, piece):
-            kind = kinds.get(tensor.name.rsplit(".", 1)[0], "experts")
+            kind = kinds.get(tensor.name) or kinds.get(tensor.name.rsplit(".", 1)[0], "experts")
             share = 1.0
             if kind == "embedding":
-                share = 1 / spec.vocab_size
+                share = 1 / tensor.shape[0]
             elif kind == "experts" and spec.experts:
                 share = spec.experts.routing.k / len(plan.experts[int(piece[7:])])
             yield share, kind, tensor
+
+
+def _outer_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    return ((role, shape) for role, shape in roles(spec) if not role.startswith("layers."))
 
 
 def role_part(name: str) -> str:
@@ -99,7 +104,9 @@ def role_part(name: str) -> str:
     for part in ("embedding", "head", "experts", "shared", "router", "ffn."):
         if name.startswith(part):
             return part.rstrip(".")
-    return "norms" if name.endswith("norm") else "attention"
+    if name == "positions":
+        return "embedding"
+    return "norms" if name.removesuffix("_bias").endswith("norm") else "attention"
 
 
 def data_file_bytes(tensors: Iterable[Stored]) -> int:
@@ -123,7 +130,8 @@ def graph_bytes(spec: ModelSpec) -> int:
 def kv_bytes_per_token(spec: ModelSpec, provider: str = "cpu") -> int:
     """Keys and values of one position in all layers (float32 on cpu, float16 on cuda).
 
-    Latent attention keeps its compressed form.
+    Latent attention keeps its compressed form. GroupQueryAttention keeps values as wide as keys, and all positions of
+    a window's layer.
     """
     items = sum(state.items for i in range(spec.layers) for state in layer_states(spec, i))
     return items * (2 if provider == "cuda" else 4)
@@ -133,9 +141,9 @@ def active_parameters(spec: ModelSpec) -> int:
     """Weights that take part in decoding one token: k experts of each layer and the head, no embedding."""
     total = spec.vocab_size * spec.hidden_size if spec.tied_head else 0
     total += sum(prod(s) for role, s in roles(spec) if role != "embedding" and ".experts." not in role)
-    if spec.experts:
-        of_expert = 3 * spec.experts.intermediate * spec.hidden_size
-        total += len(spec.expert_layers) * spec.experts.routing.k * of_expert
+    if x := spec.experts:
+        of_expert = sum(prod(shape) for _, shape in ffn_roles("", spec, spec.experts.intermediate, biased=x.bias))
+        total += len(spec.expert_layers) * x.routing.k * of_expert
     return total
 
 
@@ -146,10 +154,9 @@ def arena_bytes(spec: ModelSpec, context: int) -> int:
     4096 tokens). They grow with the tokens: attention needs no [tokens, tokens] matrix there.
     """
     a, x = spec.attention, spec.experts
-    width = a.head_dim + a.rope_head_dim
     dense = 3 * spec.intermediate if len(spec.expert_layers) < spec.layers else 0
     inner = max(dense, x.intermediate * x.routing.k if x else 0)
-    alive = 5 * spec.hidden_size + 4 * (a.heads + a.kv_heads) * width + inner
+    alive = 5 * spec.hidden_size + 4 * (a.heads + a.kv_heads) * a.head_dim + inner
     return 8 * MIB + 4 * (spec.vocab_size + context * alive)
 
 

@@ -1,32 +1,20 @@
 """What a model is, as data: `ModelSpec`, and the `Architecture` literal that reads one from config.json.
 
-A literal in `edgepress/architectures/<model_type>.py` is a `ModelSpec` whose leaves may be `From(key)`: the reader
-fills them in from config.json, and refuses every key that the literal neither reads, accepts nor ignores.
+A literal in `edgepress/architectures/<model_type>.py` is a `ModelSpec` whose leaves may be those of `edgepress.facts`:
+the reader fills them in from config.json, and refuses every key that the literal neither reads, accepts nor ignores.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
 from edgepress import architectures
-from edgepress.errors import CheckpointError, UnsupportedModel
+from edgepress.errors import UnsupportedModel
+from edgepress.facts import METADATA, Config, Derived, From, flatten_rope
 from edgepress.sanity import check_relations, check_types
-
-_REQUIRED = object()
-
-
-@dataclass(frozen=True)
-class _From:
-    key: str
-    default: Any
-
-
-def From(key: str, default: Any = _REQUIRED) -> Any:  # noqa: N802 - reads as a type in the literals
-    """A leaf read from config.json; `default` (a value, or another From) is used where the key is absent or null."""
-    return _From(key, default)
 
 
 @dataclass(frozen=True)
@@ -37,7 +25,7 @@ class Rope:
     kind: str = From("rope_type", "default")
     scaling: Mapping[str, float] = From("rope_scaling", {})
     partial: float = From("partial_rotary_factor", 1.0)
-    interleaved: bool = False  # pairs are neighbours instead of halves apart
+    interleaved: bool = False  # pairs are neighbours instead of half a head apart
 
 
 @dataclass(frozen=True)
@@ -46,18 +34,32 @@ class Attention:
 
     heads: int = From("num_attention_heads")
     kv_heads: int = From("num_key_value_heads", From("num_attention_heads"))
-    head_dim: int = From("head_dim", None)
+    head_dim: int = From("head_dim", Derived(lambda h, n: h // n, From("hidden_size"), From("num_attention_heads")))
     kind: str = "gqa"
-    qk_norm: str = ""  # "", "head" (per head) or "full" (over the whole projection)
+    qk_norm: str = ""  # "", "head" (per head), "full" (over the whole projection) or "l2" (per head, without weights)
+    qk_norm_last: bool = False  # after the rotation
     qkv_bias: bool = From("attention_bias", False)
     output_bias: bool = From("attention_bias", False)
     clip: float | None = None  # q, k and v clamped to [-clip, clip]
-    window: int | None = None
+    rotary: bool = True
+    rope: Rope | None = None  # None: the model's
+    scale: float | None = None  # of the scores; None: head_dim ** -0.5
+    softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
+    sinks: bool = False  # one learned score per head that attends to nothing
+    window: int | None = None  # positions that a query sees, itself included
+    chunk: int | None = None  # a query sees the positions of its own chunk only
+    temperature: float = 0.0  # queries are scaled by 1 + temperature * log1p(floor((position + 1) / temperature_floor))
+    temperature_floor: int = 1
+    value_scale: float = 1.0
     q_rank: int | None = None
     kv_rank: int = 0
     rope_head_dim: int = 0
-    value_head_dim: int = 0
+    value_head_dim: int = 0  # 0: head_dim
     latent_epsilon: float = 1e-6  # of the norms inside latent attention
+
+    @property
+    def value_dim(self) -> int:
+        return self.value_head_dim or self.head_dim
 
     @property
     def rotated(self) -> int:
@@ -78,6 +80,9 @@ class Routing:
     groups: int = 1
     kept_groups: int = 1
     group_score: str = "max"
+    margin: float = 0.0
+    bias: bool = False  # of the logits
+    scales_input: bool = False  # the weight multiplies the expert's input instead of its output
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,11 @@ class Experts:
     shared_intermediate: int = 0
     shared_count: int = 1  # the shared expert is `shared_count` times `shared_intermediate` wide
     shared_gate: bool = False
+    output_scale: float = 1.0  # of the sum of routed and shared experts
+    bias: bool = False
+    activation: str = ""  # "": the model's; swiglu_oai: as OPS.md says, with `limit` and `alpha`
+    limit: float = 7.0
+    alpha: float = 1.702
     first_dense: int = 0  # layers before this one are dense
     step: int = 1  # layer i has experts where (i + 1) % step == 0 ...
     dense_layers: tuple[int, ...] = ()  # ... and i is not listed here
@@ -101,17 +111,38 @@ class ModelSpec:
 
     attention: Attention
     experts: Experts | None = None
+    other_attention: Attention | None = None  # of `other_layers`: those with a window, or without positions
+    other_layers: tuple[int, ...] = ()
     model_type: str = From("model_type")
     vocab_size: int = From("vocab_size")
     hidden_size: int = From("hidden_size")
     layers: int = From("num_hidden_layers")
     intermediate: int = From("intermediate_size", 0)  # of dense layers
+    gated: bool = True  # dense layers: down(activation(gate(x)) * up(x)); False: down(activation(up(x)))
     mlp_bias: bool = False
     activation: str = From("hidden_act", "silu")
+    norm: str = "rms"  # rms; rms_plus_one: scaled by 1 + weight; layer: minus the mean
+    norm_bias: bool = False
     norm_epsilon: float = From("rms_norm_eps", 1e-6)
+    pre_norm: bool = True  # of what attention and ffn read
+    post_norm: bool = False  # of what they add to the residual
+    parallel: bool = False  # attention and ffn read the same normed input
     rope: Rope = field(default_factory=Rope)
+    learned_positions: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of what attention and ffn add
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
     tied_head: bool = From("tie_word_embeddings", False)
+    head_bias: bool = False
     context: int = From("max_position_embeddings", 2048)
+
+    def attention_of(self, layer: int) -> Attention:
+        other = self.other_attention if layer in self.other_layers else None
+        return other or self.attention
+
+    def rope_of(self, attention: Attention) -> Rope:
+        return attention.rope or self.rope
 
     def has_experts(self, layer: int) -> bool:
         x = self.experts
@@ -123,11 +154,32 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """A tensor that holds the rows of several roles, one role after the other; for experts, stacked: [E, ...].
+
+    name: of the tensor. interleaved: rows of the roles alternate. transposed: rows are stored as columns.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    interleaved: bool = False
+    transposed: bool = False
+
+    def part(self, block: Any, rows: Sequence[int], index: int) -> Any:
+        """The view of role number `index` in a block (an array of one layer and expert); `rows` are those of each."""
+        block = block.T if self.transposed else block
+        if self.interleaved:
+            return block[index :: len(rows)]
+        start = sum(rows[:index])
+        return block[start : start + rows[index]]
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A model family as data.
 
-    tensors: role -> name in the checkpoint, with `{i}` for the layer and `{e}` for the expert.
-    fused: the same for checkpoints that stack a layer's experts in one tensor [E, ...].
+    tensors: role -> name in the checkpoint and in the bundle, with `{i}` for the layer and `{e}` for the expert.
+    fused: tensors that hold several roles, in some checkpoints or in all; as transformers' modules have them.
     accepts: config keys whose value must be one of those listed (anything else is refused by name).
     ignores: config keys that do not change the function computed.
     ignored_tensors: regular expressions of tensors that are named as ignored.
@@ -135,10 +187,17 @@ class Architecture:
 
     spec: ModelSpec
     tensors: Mapping[str, str]
-    fused: Mapping[str, str] = field(default_factory=dict)
+    fused: tuple[Fused, ...] = ()
     accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
     ignored_tensors: tuple[str, ...] = ()
+
+    def fused_with(self, template: str) -> tuple[Fused, int] | None:
+        """The tensor that holds a role, and the role's number in it; None where no tensor holds it with others."""
+        for fused in self.fused:
+            if template in fused.roles:
+                return fused, fused.roles.index(template)
+        return None
 
 
 def known_architectures() -> list[str]:
@@ -154,43 +213,6 @@ def load_architecture(model_type: str) -> Architecture:
     return literal
 
 
-# Facts of training, packaging and token ids: they do not change the function computed.
-_METADATA = frozenset(
-    [
-        "architectures",
-        "auto_map",
-        "attention_dropout",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "dtype",
-        "eos_token_id",
-        "hidden_dropout_prob",
-        "id2label",
-        "initializer_range",
-        "is_encoder_decoder",
-        "label2id",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "pad_token_id",
-        "problem_type",
-        "return_dict",
-        "router_aux_loss_coef",
-        "router_jitter_noise",
-        "tie_encoder_decoder",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "_name_or_path",
-        "_attn_implementation_autoset",
-        "pretraining_tp",
-        "max_window_layers",
-    ]
-)
-
-
 def read_spec(config: Mapping[str, Any], literal: Architecture) -> ModelSpec:
     """Fill the literal's spec from config.json; every other fact is accepted, ignored, or refused by name.
 
@@ -198,127 +220,128 @@ def read_spec(config: Mapping[str, Any], literal: Architecture) -> ModelSpec:
         CheckpointError: a required key is missing or is not a sensible number.
         UnsupportedModel: a fact that is not handled.
     """
-    flat = _flatten_rope(config)
-    used: set[str] = set()
-    spec: ModelSpec = _resolve(literal.spec, flat, used)
-    _check_facts(flat, literal, used)
-    _check_rope(spec.rope, spec.model_type)
+    flat = Config(flatten_rope(config))
+    spec: ModelSpec = flat.resolve(literal.spec)
+    _check_facts(flat, literal)
     check_types(spec)
-    attention = spec.attention
-    if attention.head_dim is None:
-        spec = replace(spec, attention=replace(attention, head_dim=spec.hidden_size // attention.heads))
+    for attention in filter(None, (spec.attention, spec.other_attention)):
+        _check_rope(spec.rope_of(attention), spec.model_type)
     check_relations(spec)
     return spec
 
 
-def _flatten_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """One shape for the two ways in which transformers writes rotary parameters."""
-    flat = {k: v for k, v in config.items() if k not in ("rope_parameters", "rope_scaling")}
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise CheckpointError(f"rope_parameters in config.json is {rope!r}; a mapping is needed")
-    rope = dict(rope)
-    flat["rope_type"] = rope.pop("rope_type", rope.pop("type", "default")) or "default"
-    rope.pop("type", None)
-    for key in ("rope_theta", "partial_rotary_factor"):
-        if key in rope:
-            flat[key] = rope.pop(key)
-    flat["rope_scaling"] = rope
-    return flat
-
-
-def _resolve(node: Any, config: Mapping[str, Any], used: set[str]) -> Any:
-    if isinstance(node, _From):
-        used.add(node.key)
-        if isinstance(node.default, _From):
-            used.add(node.default.key)
-        value = config.get(node.key)
-        if value is None and node.default is _REQUIRED:
-            raise CheckpointError(f"config.json lacks {node.key!r}; the model cannot be described without it")
-        value = _resolve(node.default, config, used) if value is None else value
-        return tuple(value) if isinstance(value, list) else value
-    if is_dataclass(node) and not isinstance(node, type):
-        return replace(node, **{f.name: _resolve(getattr(node, f.name), config, used) for f in fields(node)})
-    return node
-
-
-def _check_facts(config: Mapping[str, Any], literal: Architecture, used: set[str]) -> None:
-    for key, value in config.items():
+def _check_facts(config: Config, literal: Architecture) -> None:
+    model_type = config.facts["model_type"]
+    for key, value in config.facts.items():
         if key in literal.accepts:
             if value is not None and value not in literal.accepts[key]:
                 raise UnsupportedModel(
-                    f"config.json has {key}={value!r}, which edgepress does not handle for {config['model_type']}; "
+                    f"config.json has {key}={value!r}, which edgepress does not handle for {model_type}; "
                     f"handled: {', '.join(repr(v) for v in literal.accepts[key])}"
                 )
-        elif key not in used and key not in _METADATA and key not in literal.ignores and value is not None:
+        elif key not in config.used and key not in METADATA and key not in literal.ignores and value is not None:
             raise UnsupportedModel(
-                f"config.json has {key}={value!r}, which edgepress does not know for {config['model_type']}; "
+                f"config.json has {key}={value!r}, which edgepress does not know for {model_type}; "
                 "remove it if it does not change what the model computes"
             )
 
 
-# What each kind of rotary scaling reads besides theta.
-_ROPE_PARAMETERS = {
-    "default": frozenset[str](),
-    "linear": frozenset(["factor"]),
-    "llama3": frozenset(["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]),
-    "yarn": frozenset(["factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
-                       "mscale", "mscale_all_dim", "truncate"]),
-}  # fmt: skip
+# What each kind of rotary scaling needs, and what it reads besides.
+_ORIGINAL = "original_max_position_embeddings"
+_ROPE_PARAMETERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "default": ((), ()),
+    "linear": (("factor",), ()),
+    "llama3": (("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL), ()),
+    "yarn": (
+        (_ORIGINAL,),
+        ("attention_factor", "beta_fast", "beta_slow", "factor", "mscale", "mscale_all_dim", "truncate"),
+    ),
+    "longrope": (
+        ("short_factor", "long_factor", _ORIGINAL),
+        ("attention_factor", "factor", "short_mscale", "long_mscale"),
+    ),
+}
 
 
 def _check_rope(rope: Rope, model_type: str) -> None:
-    known = _ROPE_PARAMETERS.get(rope.kind, frozenset(rope.scaling))
-    if extra := sorted(rope.scaling.keys() - known):
+    if rope.kind not in _ROPE_PARAMETERS:
+        raise UnsupportedModel(
+            f"config.json has rope_type={rope.kind!r}, which edgepress does not handle for {model_type}; "
+            f"handled: {', '.join(_ROPE_PARAMETERS)}"
+        )
+    needed, optional = _ROPE_PARAMETERS[rope.kind]
+    if extra := sorted(rope.scaling.keys() - {*needed, *optional}):
         raise UnsupportedModel(
             f"config.json has the rotary parameter {extra[0]}={rope.scaling[extra[0]]!r}, which edgepress does not "
             f"know for rope_type {rope.kind!r} of {model_type}"
         )
+    if lacking := [name for name in needed if rope.scaling.get(name) is None]:
+        raise UnsupportedModel(f"config.json lacks the rotary parameter {lacking[0]}, which {rope.kind!r} needs")
 
 
 def roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every (role, shape) that a model of this spec consists of. Matrices are [out, in]."""
     yield "embedding", (spec.vocab_size, spec.hidden_size)
+    if spec.learned_positions:
+        yield "positions", (spec.context, spec.hidden_size)
     for i in range(spec.layers):
         for name, shape in layer_roles(spec, i):
             yield f"layers.{i}.{name}", shape
-    yield "final_norm", (spec.hidden_size,)
+    yield from output_roles(spec)
+
+
+def output_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The (role, shape) pairs after the last layer."""
+    yield from _norm("final_norm", spec)
     if not spec.tied_head:
         yield "head", (spec.vocab_size, spec.hidden_size)
+    if spec.head_bias:
+        yield "head_bias", (spec.vocab_size,)
 
 
 def layer_roles(spec: ModelSpec, i: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The (role, shape) pairs of layer i, without the `layers.{i}.` prefix."""
-    yield "attention_norm", (spec.hidden_size,)
-    yield from (_mla_roles(spec) if spec.attention.kind == "mla" else _gqa_roles(spec))
-    yield "ffn_norm", (spec.hidden_size,)
+    if spec.pre_norm:
+        yield from _norm("attention_norm", spec)
+    attention = spec.attention_of(i)
+    yield from (_mla_roles if attention.kind == "mla" else _gqa_roles)(spec, attention)
+    if spec.post_norm:
+        yield from _norm("attention_post_norm", spec)
+    if spec.pre_norm and not spec.parallel:
+        yield from _norm("ffn_norm", spec)
     if spec.has_experts(i):
         yield from _expert_roles(spec)
     else:
-        yield from _swiglu("ffn", spec.hidden_size, spec.intermediate)
-        if spec.mlp_bias:
-            yield from (("ffn.gate_bias", (spec.intermediate,)), ("ffn.up_bias", (spec.intermediate,)))
-            yield "ffn.down_bias", (spec.hidden_size,)
+        yield from ffn_roles("ffn", spec, spec.intermediate, gated=spec.gated, biased=spec.mlp_bias)
+    if spec.post_norm:
+        yield from _norm("ffn_post_norm", spec)
 
 
-def _gqa_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    a, hidden = spec.attention, spec.hidden_size
-    q, kv = a.heads * a.head_dim, a.kv_heads * a.head_dim
-    for name, rows in (("q", q), ("k", kv), ("v", kv)):
-        yield name, (rows, hidden)
+def _norm(name: str, spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield name, (spec.hidden_size,)
+    if spec.norm_bias:
+        yield f"{name}_bias", (spec.hidden_size,)
+
+
+def _gqa_roles(spec: ModelSpec, a: Attention) -> Iterator[tuple[str, tuple[int, ...]]]:
+    q, k, v = a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim
+    for name, rows in (("q", q), ("k", k), ("v", v)):
+        yield name, (rows, spec.hidden_size)
         if a.qkv_bias:
             yield f"{name}_bias", (rows,)
-    yield "o", (hidden, q)
+    yield "o", (spec.hidden_size, a.heads * a.value_dim)
     if a.output_bias:
-        yield "o_bias", (hidden,)
-    if a.qk_norm:
+        yield "o_bias", (spec.hidden_size,)
+    if a.qk_norm in ("head", "full"):
         full = a.qk_norm == "full"
         yield "q_norm", (q if full else a.head_dim,)
-        yield "k_norm", (kv if full else a.head_dim,)
+        yield "k_norm", (k if full else a.head_dim,)
+    if a.sinks:
+        yield "sinks", (a.heads,)
 
 
-def _mla_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    a, hidden = spec.attention, spec.hidden_size
+def _mla_roles(spec: ModelSpec, a: Attention) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden = spec.hidden_size
     q = a.heads * (a.head_dim + a.rope_head_dim)
     if a.q_rank:
         yield from (("q_a", (a.q_rank, hidden)), ("q_a_norm", (a.q_rank,)), ("q_b", (q, a.q_rank)))
@@ -334,20 +357,28 @@ def _expert_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     x = spec.experts
     assert x
     yield "router", (x.count, spec.hidden_size)
+    if x.routing.bias:
+        yield "router_logit_bias", (x.count,)
     if x.routing.correction_bias:
         yield "router_bias", (x.count,)
     for e in range(x.count):
-        yield from _swiglu(f"experts.{e}", spec.hidden_size, x.intermediate)
+        yield from ffn_roles(f"experts.{e}", spec, x.intermediate, biased=x.bias)
     if x.shared_intermediate:
-        yield from _swiglu("shared", spec.hidden_size, x.shared_intermediate * x.shared_count)
+        wide = x.shared_intermediate * x.shared_count
+        yield from ffn_roles("shared", spec, wide, biased=spec.mlp_bias)
         if x.shared_gate:
             yield "shared_gate", (1, spec.hidden_size)
 
 
-def _swiglu(prefix: str, hidden: int, intermediate: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{prefix}.gate", (intermediate, hidden)
-    yield f"{prefix}.up", (intermediate, hidden)
-    yield f"{prefix}.down", (hidden, intermediate)
+def ffn_roles(
+    prefix: str, spec: ModelSpec, intermediate: int, *, gated: bool = True, biased: bool = False
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """gate, up and down of one feed-forward block."""
+    wide, narrow = (intermediate, spec.hidden_size), (spec.hidden_size, intermediate)
+    for name, shape in (("gate", wide), ("up", wide), ("down", narrow))[0 if gated else 1 :]:
+        yield f"{prefix}.{name}", shape
+        if biased:
+            yield f"{prefix}.{name}_bias", shape[:1]
 
 
 def split_role(role: str) -> tuple[int | None, int | None, str]:

@@ -1,15 +1,17 @@
 """A model in Hugging Face layout: config.json, tokenizer files, and weights that a reader (edgepress.readers) gives."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from edgepress.architecture import Architecture, ModelSpec, load_architecture, read_spec, roles, split_role
+from edgepress.architecture import Architecture, Fused, ModelSpec, load_architecture, read_spec, roles, split_role
 from edgepress.errors import CheckpointError, InputError, UnsupportedModel
 from edgepress.files import read_json
 from edgepress.readers.reader import DTYPES, Reader
@@ -19,6 +21,17 @@ from edgepress.readers.scaled import open_folder
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 _HUB_FILES = ["*.json", "*.jinja"]
 _HUB_WEIGHTS = ["*.safetensors"]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The tensor that holds a role: alone, or as number `index` of a Fused one whose roles have so many rows each."""
+
+    name: str
+    expert: int | None = None
+    fused: Fused | None = None
+    index: int = 0
+    rows: Sequence[int] = ()
 
 
 class Checkpoint:
@@ -37,6 +50,9 @@ class Checkpoint:
         self.spec: ModelSpec = read_spec(self.config, self.architecture)
         self._reader: Reader = open_folder(path, facts)
         self.files: Mapping[str, Path] = self._reader.files
+        self._shapes = dict(roles(self.spec))
+        self._lock = Lock()
+        self._block: tuple[tuple[str, int], np.ndarray] | None = None
         self._check_complete()
 
     def has(self, name: str) -> bool:
@@ -45,12 +61,13 @@ class Checkpoint:
     def _check_complete(self) -> None:
         """Every tensor is consumed or named as ignored, and has the shape that the config promises."""
         wanted = set()
-        for role, shape in roles(self.spec):
-            name, index = self._locate(role)
-            if name not in self.files:
-                raise CheckpointError(f"{self.path} lacks tensor {name} ({role}); the download may be incomplete")
-            self._check_header(name, shape if index is None else self._stacked_shape(index[1], shape))
-            wanted.add(name)
+        for role in self._shapes:
+            name = self._locate(role).name
+            if name not in wanted:
+                if name not in self.files:
+                    raise CheckpointError(f"{self.path} lacks tensor {name} ({role}); the download may be incomplete")
+                self._check_header(name, self._stored_shape(role))
+                wanted.add(name)
         extra = sorted(n for n in self.files if n not in wanted and not self._ignored(n))
         if extra:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
@@ -61,15 +78,20 @@ class Checkpoint:
 
     def _check_header(self, name: str, shape: tuple[int, ...]) -> None:
         held = self._reader.tensors[name]
-        if held.shape != shape:
+        if held.shape != (1,) * (len(held.shape) - len(shape)) + shape:
             raise CheckpointError(f"tensor {name} has shape {list(held.shape)}, config.json promises {list(shape)}")
         if held.dtype is None:
             raise UnsupportedModel(f"tensor {name} is stored as {held.stored}; edgepress reads {', '.join(DTYPES)}")
 
-    def _stacked_shape(self, part: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the tensor that stacks one expert's `shape` over all experts, gate and up together."""
-        assert self.spec.experts
-        return self.spec.experts.count, shape[0] * (1 if part == "down" else 2), *shape[1:]
+    def _stored_shape(self, role: str) -> tuple[int, ...]:
+        """The shape of the tensor that holds a role, alone or with others."""
+        where, shape = self._locate(role), self._shapes[role]
+        if where.fused is None:
+            return shape
+        shape = (sum(where.rows), *shape[1:])
+        shape = shape[::-1] if where.fused.transposed else shape
+        stack = (self.spec.experts.count,) if self.spec.experts and where.expert is not None else ()
+        return *stack, *shape
 
     def _ignored(self, name: str) -> bool:
         if self.spec.tied_head and name == self.architecture.tensors["head"]:
@@ -77,22 +99,25 @@ class Checkpoint:
         patterns = (p.replace("{layers}", str(self.spec.layers)) for p in self.architecture.ignored_tensors)
         return any(re.fullmatch(pattern, name) for pattern in patterns)
 
-    def _locate(self, role: str) -> tuple[str, tuple[int, str] | None]:
-        """The tensor that holds a role and, in a stacked one, (expert, part)."""
+    def _locate(self, role: str) -> "_Place":
         layer, expert, template = split_role(role)
-        if expert is not None:
-            part = template.rsplit(".", 1)[1]
-            stacked = self.architecture.fused.get(
-                f"layers.{{i}}.experts.{'down' if part == 'down' else 'gate_up'}", ""
-            ).format(i=layer)
-            if stacked in self.files:
-                return stacked, (expert, part)
+        if held := self.architecture.fused_with(template):
+            fused, index = held
+            name = fused.name.format(i=layer)
+            if name in self.files:
+                if self._reader.tensors[name].stored == "MXFP4":  # whose blocks lie along the rows as they are used
+                    fused = replace(fused, transposed=False)
+                fellows = [other.format(i=layer, e=expert) for other in fused.roles]
+                return _Place(name, expert, fused, index, [self._shapes[other][0] for other in fellows])
         try:
-            return self.architecture.tensors[template].format(i=layer, e=expert), None
+            return _Place(self.architecture.tensors[template].format(i=layer, e=expert))
         except KeyError:
             raise UnsupportedModel(
                 f"{self.spec.model_type} has no tensor name for {role}; its literal lacks {template!r}"
             ) from None
+
+    def shape(self, role: str) -> tuple[int, ...]:
+        return self._shapes[role]
 
     def tensor(self, role: str) -> np.ndarray:
         """The weights of one role, in their stored dtype (float32, float16 or bfloat16), copied out of the file.
@@ -109,25 +134,41 @@ class Checkpoint:
         Raises:
             CheckpointError: as `tensor` does.
         """
-        name, index = self._locate(role)
-        first = 0 if index is None else _first_row(self._reader.tensors[name].shape, *index)
-        rows = self._reader.rows(name, first + start, first + stop)
+        where = self._locate(role)
+        rows = self._reader.rows(where.name, start, stop) if where.fused is None else self._part(where, role, start, stop)
         if not _finite(rows):
-            raise CheckpointError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged")
+            raise CheckpointError(f"tensor {where.name} holds NaN or infinity; the checkpoint is damaged")
         return rows
 
-    def shape(self, role: str) -> tuple[int, ...]:
-        name, index = self._locate(role)
-        shape = self._reader.tensors[name].shape
-        if index is None:
-            return shape
-        _, rows, columns = shape
-        return (rows if index[1] == "down" else rows // 2), columns
+    def _part(self, where: "_Place", role: str, start: int, stop: int) -> np.ndarray:
+        """Rows of a role whose tensor holds others too."""
+        fused, expert = where.fused, where.expert or 0
+        assert fused
+        if len(self._shapes[role]) == 1:
+            whole = self._reader.rows(where.name, expert, expert + 1)[0]
+            return np.ascontiguousarray(fused.part(whole, where.rows, where.index))[None]
+        if fused.transposed:
+            return np.ascontiguousarray(fused.part(self._whole(where, role), where.rows, where.index)[start:stop])
+        first, count = expert * sum(where.rows), len(where.rows)
+        if fused.interleaved:
+            several = self._reader.rows(where.name, first + count * start, first + count * stop)
+            return np.ascontiguousarray(several[where.index :: count])
+        first += sum(where.rows[: where.index])
+        return self._reader.rows(where.name, first + start, first + stop)
+
+    def _whole(self, where: "_Place", role: str) -> np.ndarray:
+        """What a tensor holds of one expert; the last one is kept, since its parts are asked for one after the other."""
+        key = (where.name, where.expert or 0)
+        with self._lock:
+            if self._block is None or self._block[0] != key:
+                rows = self._shapes[role][1]
+                self._block = key, self._reader.rows(where.name, key[1] * rows, (key[1] + 1) * rows)
+            return self._block[1]
 
     @cached_property
     def dtype16(self) -> str:
         """What 16-bit weights are stored as: bfloat16 if the checkpoint is, float16 otherwise."""
-        name, _ = self._locate("embedding")
+        name = self._locate("embedding").name
         return "bfloat16" if self._reader.tensors[name].dtype == "bfloat16" else "float16"
 
     @cached_property
@@ -137,17 +178,8 @@ class Checkpoint:
 
     def bytes_of(self, role: str) -> int:
         """Bytes that a role takes in the checkpoint."""
-        name, index = self._locate(role)
-        held = self._reader.tensors[name]
-        if index is None:
-            return held.nbytes
-        return held.nbytes // held.shape[0] // (1 if index[1] == "down" else 2)
-
-
-def _first_row(stacked: tuple[int, ...], expert: int, part: str) -> int:
-    """The row at which one expert's part of a stack begins: gate_up [E, 2I, H], gate first, or down [E, H, I]."""
-    rows = stacked[1]
-    return expert * rows + (rows // 2 if part == "up" else 0)
+        held = self._reader.tensors[self._locate(role).name]
+        return held.nbytes * prod(self._shapes[role]) // prod(held.shape)
 
 
 def _finite(array: np.ndarray) -> bool:

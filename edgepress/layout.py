@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil, prod
 
-from edgepress.architecture import ModelSpec, layer_roles, load_architecture, split_role
+from edgepress.architecture import ModelSpec, layer_roles, load_architecture, output_roles, roles, split_role
 from edgepress.formats import Format
 from edgepress.plan import PROJECTIONS, Plan, expert_shapes
 
@@ -110,14 +110,34 @@ def part_tensors(spec: ModelSpec, plan: Plan, part: str) -> list[Stored]:
     """Every stored tensor of one part, in the order of the data file."""
     if part == "embedding":
         shape = (spec.vocab_size, spec.hidden_size)
-        return list(matrix_tensors(module_path(spec, "embedding"), plan.format("embedding"), shape, plan))
+        stored = list(matrix_tensors(module_path(spec, "embedding"), plan.format("embedding"), shape, plan))
+        return stored + ([positions(spec, plan)] if spec.learned_positions else [])
     if part == "output":
-        stored = [Stored(vector_name(spec, "final_norm"), "float32", (spec.hidden_size,))]
-        if not spec.tied_head:
-            shape = (spec.vocab_size, spec.hidden_size)
-            stored += matrix_tensors(module_path(spec, "head"), plan.format("head"), shape, plan)
-        return stored
+        return [t for role, shape in output_roles(spec) for t in _role_tensors(spec, plan, role, shape)]
     return list(_layer_tensors(spec, plan, int(part.removeprefix("layers."))))
+
+
+def positions(spec: ModelSpec, plan: Plan) -> Stored:
+    """The table of learned positions, which stays at 16 bits."""
+    return Stored(vector_name(spec, "positions"), plan.dtype16, (spec.context, spec.hidden_size))
+
+
+def expert_biases(spec: ModelSpec, plan: Plan, layer: int) -> list[Stored]:
+    """The biases of a layer's experts, gate and up alternating: float32 [E, 2I] and [E, H]; none in most models."""
+    if not (spec.experts and spec.experts.bias):
+        return []
+    kept = len(plan.experts[layer])
+    path = experts_path(spec, layer)
+    return [Stored(f"{path}.{p}_bias", "float32", (kept, expert_shapes(spec)[p][0])) for p in PROJECTIONS]
+
+
+def _role_tensors(spec: ModelSpec, plan: Plan, role: str, shape: tuple[int, ...]) -> Iterator[Stored]:
+    if len(shape) == 1:
+        yield Stored(vector_name(spec, role), "float32", shape)
+    elif role.endswith((".router", ".shared_gate")):
+        yield Stored(f"{module_path(spec, role)}.weight", plan.dtype16, shape)
+    else:
+        yield from matrix_tensors(module_path(spec, role), plan.format(role), shape, plan)
 
 
 def _layer_tensors(spec: ModelSpec, plan: Plan, i: int) -> Iterator[Stored]:
@@ -125,20 +145,16 @@ def _layer_tensors(spec: ModelSpec, plan: Plan, i: int) -> Iterator[Stored]:
         role = f"layers.{i}.{name}"
         if name.startswith("experts."):
             continue
-        if name in ("router", "router_bias"):
+        if name.startswith("router"):
             shape = (len(plan.experts[i]), *shape[1:])
-        if len(shape) == 1:
-            yield Stored(vector_name(spec, role), "float32", shape)
-        elif name in ("router", "shared_gate"):
-            yield Stored(f"{module_path(spec, role)}.weight", plan.dtype16, shape)
-        else:
-            yield from matrix_tensors(module_path(spec, role), plan.format(role), shape, plan)
+        yield from _role_tensors(spec, plan, role, shape)
     if spec.has_experts(i):
         for projection in PROJECTIONS:
             for bank in banks(plan, i, projection):
                 path = bank_path(spec, i, projection, bank.format)
                 shape = (len(bank.members), *expert_shapes(spec)[projection])
                 yield from matrix_tensors(path, bank.format, shape, plan)
+        yield from expert_biases(spec, plan, i)
 
 
 def all_tensors(spec: ModelSpec, plan: Plan) -> list[Stored]:
@@ -148,10 +164,13 @@ def all_tensors(spec: ModelSpec, plan: Plan) -> list[Stored]:
 def kept_parameters(spec: ModelSpec, plan: Plan) -> int:
     """Number of weights that the pressed model still has."""
     total = 0
-    for i in range(spec.layers):
-        total += sum(prod(shape) for name, shape in layer_roles(spec, i) if not name.startswith(("experts.", "router")))
-        if spec.has_experts(i):
-            kept = len(plan.experts[i])
-            total += kept * sum(rows * columns for rows, columns in expert_shapes(spec).values())
-            total += kept * sum(prod(s[1:]) for n, s in layer_roles(spec, i) if n in ("router", "router_bias"))
-    return total + spec.hidden_size + spec.vocab_size * spec.hidden_size * (1 if spec.tied_head else 2)
+    for role, shape in roles(spec):
+        layer, expert, template = split_role(role)
+        if layer is None:
+            total += prod(shape)
+        elif expert is not None:
+            total += prod(shape) if expert in plan.experts[layer] else 0
+        else:
+            routed = template.startswith("layers.{i}.router")
+            total += len(plan.experts[layer]) * prod(shape[1:]) if routed else prod(shape)
+    return total

@@ -8,23 +8,37 @@ from edgepress.architecture import ModelSpec, Rope
 from edgepress.errors import UnsupportedModel
 
 
-def inverse_frequencies(rope: Rope, head_dim: int) -> tuple[np.ndarray, float]:
+def inverse_frequencies(rope: Rope, head_dim: int, context: int, *, long: bool = False) -> tuple[np.ndarray, float]:
     """(float32 [rotary_dim / 2] inverse frequencies, factor applied to cos and sin).
 
+    Args:
+        context: the model's; some kinds scale by its ratio to `original_max_position_embeddings`.
+        long: of texts beyond `original_max_position_embeddings`; matters for longrope only.
+
     Raises:
-        UnsupportedModel: a kind of scaling that is not handled.
+        UnsupportedModel: a kind of scaling that is not handled, or one that lacks a parameter.
     """
-    dim = int(head_dim * rope.partial)
+    try:
+        with np.errstate(all="ignore"):
+            frequencies, factor = _frequencies(rope, int(head_dim * rope.partial), context, long)
+    except (ArithmeticError, ValueError, TypeError) as cause:
+        raise UnsupportedModel(f"rotary scaling {rope.kind!r} has impossible parameters: {cause}") from None
+    if not np.isfinite(frequencies).all() or not math.isfinite(factor):
+        raise UnsupportedModel(f"rotary scaling {rope.kind!r} has parameters that give no finite frequencies")
+    return frequencies.astype(np.float32), factor
+
+
+def _frequencies(rope: Rope, dim: int, context: int, long: bool) -> tuple[np.ndarray, float]:
     base = 1.0 / rope.theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
-    if rope.kind == "default":
-        return base.astype(np.float32), 1.0
     if rope.kind == "linear":
-        return (base / _parameter(rope, "factor")).astype(np.float32), 1.0
+        return base / _parameter(rope, "factor"), 1.0
     if rope.kind == "llama3":
-        return _llama3(base, rope).astype(np.float32), 1.0
+        return _llama3(base, rope), 1.0
     if rope.kind == "yarn":
-        return _yarn(base, rope, dim).astype(np.float32), _yarn_attention_factor(rope)
-    raise UnsupportedModel(f"rotary scaling {rope.kind!r} is not handled; handled: default, linear, llama3, yarn")
+        return _yarn(base, rope, dim, context)
+    if rope.kind == "longrope":
+        return _longrope(base, rope, context, long)
+    return base, 1.0
 
 
 def softmax_scale(spec: ModelSpec) -> float:
@@ -36,49 +50,55 @@ def softmax_scale(spec: ModelSpec) -> float:
     return float(scale * _mscale(_parameter(rope, "factor"), _parameter(rope, "mscale_all_dim")) ** 2)
 
 
+def boundary(rope: Rope) -> int | None:
+    """The length beyond which the `long` frequencies apply; None where there are none."""
+    return int(_parameter(rope, "original_max_position_embeddings")) if rope.kind == "longrope" else None
+
+
 def _llama3(base: np.ndarray, rope: Rope) -> np.ndarray:
     """Llama 3.1: long wavelengths are divided by `factor`, short ones kept, those between interpolated."""
-    factor, low = _parameter(rope, "factor"), _parameter(rope, "low_freq_factor")
-    high, original = (
-        _parameter(rope, "high_freq_factor"),
-        _parameter(rope, "original_max_position_embeddings"),
-    )
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    factor, low, high, original = (_parameter(rope, name) for name in names)
     wavelength = 2 * math.pi / base
     smooth = np.clip((original / wavelength - low) / (high - low), 0, 1)
     return (1 - smooth) * base / factor + smooth * base
 
 
-def _yarn(base: np.ndarray, rope: Rope, dim: int) -> np.ndarray:
-    """YaRN (arXiv 2309.00071): dimensions that turn often keep their frequency, slow ones are divided by `factor`."""
+def _yarn(base: np.ndarray, rope: Rope, dim: int, context: int) -> tuple[np.ndarray, float]:
+    """YaRN (arXiv 2309.00071): slow frequencies are divided by `factor`, with a ramp between two numbers of turns."""
     original = _parameter(rope, "original_max_position_embeddings")
-
-    def dimension(rotations: float) -> float:
-        return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
-
-    low = dimension(rope.scaling.get("beta_fast") or 32)
-    high = dimension(rope.scaling.get("beta_slow") or 1)
+    factor = _optional(rope, "factor", context / original)
+    turns = [_optional(rope, name, default) for name, default in (("beta_fast", 32), ("beta_slow", 1))]
+    low, high = (dim * math.log(original / (n * 2 * math.pi)) / (2 * math.log(rope.theta)) for n in turns)
     if rope.scaling.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     ramp = np.clip((np.arange(dim // 2) - low) / (high - low or 0.001), 0, 1)
-    return base / _parameter(rope, "factor") * ramp + base * (1 - ramp)
+    mscale, of_all = _optional(rope, "mscale", 0), _optional(rope, "mscale_all_dim", 0)
+    inferred = _mscale(factor, mscale) / _mscale(factor, of_all) if mscale and of_all else _mscale(factor, 1)
+    return base * (1 - ramp) + base / factor * ramp, _optional(rope, "attention_factor", inferred)
 
 
-def _yarn_attention_factor(rope: Rope) -> float:
-    if rope.scaling.get("attention_factor") is not None:
-        return _parameter(rope, "attention_factor")
-    factor = _parameter(rope, "factor")
-    if rope.scaling.get("mscale") and rope.scaling.get("mscale_all_dim"):
-        return _mscale(factor, _parameter(rope, "mscale")) / _mscale(factor, _parameter(rope, "mscale_all_dim"))
-    return _mscale(factor, 1.0)
+def _mscale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _mscale(factor: float, weight: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+def _longrope(base: np.ndarray, rope: Rope, context: int, long: bool) -> tuple[np.ndarray, float]:
+    """LongRoPE (arXiv 2402.13753): a divisor for each frequency, one set for short and one for long texts."""
+    original = _parameter(rope, "original_max_position_embeddings")
+    ratio = _optional(rope, "factor", context / original)
+    inferred = math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
+    factor = _optional(rope, "attention_factor", inferred)
+    name = "long" if long else "short"
+    divisors = np.array(rope.scaling[f"{name}_factor"], np.float64)
+    if divisors.shape != base.shape:
+        raise ValueError(f"{name}_factor has {divisors.size} numbers instead of {base.size}")
+    return base / divisors, _optional(rope, f"{name}_mscale", factor)
 
 
 def _parameter(rope: Rope, name: str) -> float:
-    try:
-        return float(rope.scaling[name])
-    except (KeyError, TypeError, ValueError):
-        raise UnsupportedModel(f"rotary scaling {rope.kind!r} needs {name} in config.json") from None
+    return float(rope.scaling[name])
+
+
+def _optional(rope: Rope, name: str, default: float) -> float:
+    return default if rope.scaling.get(name) is None else _parameter(rope, name)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from edgepress.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from edgepress.architecture import Experts, ModelSpec
+    from edgepress.architecture import Attention, Experts, ModelSpec
 
 # Far above any model; a config beyond them is damaged, and would make loops over layers and experts endless.
 MOST = {"layers": 1024, "count": 8192, "groups": 8192}
 MOST_OF_ANYTHING = 2**31 - 1
 POSITIVE = frozenset(
     ["vocab_size", "hidden_size", "heads", "kv_heads", "layers", "context", "head_dim", "theta", "partial",
-     "count", "step", "k", "groups", "kept_groups", "shared_count"]
+     "count", "step", "k", "groups", "kept_groups", "shared_count", "window", "chunk", "temperature_floor"]
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def _leaves(node: Any) -> Iterator[tuple[str, Any, Any]]:
         value = getattr(node, f.name)
         if is_dataclass(value):
             yield from _leaves(value)
-        elif not (value is None and f.name in ("experts", "head_dim")):
+        elif not (value is None and f.name in ("experts", "other_attention", "rope")):
             yield f.name, value, f.type
 
 
@@ -61,17 +61,21 @@ def _wanted(kind: Any) -> str:
 
 def check_relations(spec: "ModelSpec") -> None:
     """Raise CheckpointError where the facts of a spec contradict each other."""
-    a = spec.attention
-    if a.heads % a.kv_heads:
-        raise CheckpointError(f"config.json: {a.heads} heads do not divide into {a.kv_heads} KV heads")
-    if a.head_dim == 0:
-        raise CheckpointError(f"config.json: hidden_size {spec.hidden_size} is too small for {a.heads} heads")
-    if spec.rope.partial > 1:
-        raise CheckpointError(f"config.json gives {spec.rope.partial} for partial_rotary_factor; 1 is the most")
+    for attention in filter(None, (spec.attention, spec.other_attention)):
+        _check_attention(spec, attention)
     if spec.intermediate == 0 and len(spec.expert_layers) < spec.layers:
         raise CheckpointError("config.json gives no intermediate_size, which its dense layers need")
     if spec.experts:
         _check_experts(spec.experts)
+
+
+def _check_attention(spec: "ModelSpec", a: "Attention") -> None:
+    if a.heads % a.kv_heads:
+        raise CheckpointError(f"config.json: {a.heads} heads do not divide into {a.kv_heads} KV heads")
+    if a.head_dim == 0:
+        raise CheckpointError(f"config.json: hidden_size {spec.hidden_size} is too small for {a.heads} heads")
+    if spec.rope_of(a).partial > 1:
+        raise CheckpointError(f"config.json gives {spec.rope_of(a).partial} for partial_rotary_factor; 1 is the most")
 
 
 def _check_experts(x: "Experts") -> None:

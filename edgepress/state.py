@@ -29,7 +29,7 @@ class State:
 
 def layer_states(spec: ModelSpec, i: int) -> Iterator[State]:
     """The states of layer i, in the order in which its module takes and returns them."""
-    a = spec.attention
+    a = spec.attention_of(i)
     latent = a.kind == "mla"
     shape = (1, None, a.kv_rank + a.rope_head_dim) if latent else (a.kv_heads, None, a.head_dim)
     for name in ("key", "value"):

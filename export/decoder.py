@@ -6,40 +6,56 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import GraphBuilder
 
-from edgepress.architecture import ModelSpec
+from edgepress.export.attention import GroupedQueryAttention
 from edgepress.export.functions import OPSETS, Op, Value, constant
 from edgepress.export.latent import LatentAttention
-from edgepress.export.modules import Attention, Context, Embedding, FeedForward, Linear, Module, Norm, Step
+from edgepress.export.modules import Context, Embedding, FeedForward, Linear, Module, Norm, Positions, scaled
 from edgepress.export.moe import MixtureOfExperts
-from edgepress.layout import module_path, vector_name
-from edgepress.rope import inverse_frequencies
+from edgepress.export.step import Step
+from edgepress.layout import module_path
 from edgepress.state import State, layer_states
 
 IR_VERSION = 10  # the first with `overload`
-INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
+INT64 = ir.DataType.INT64
 
 
-_ATTENTION = {"gqa": Attention, "mla": LatentAttention}
+_ATTENTION = {"gqa": GroupedQueryAttention, "mla": LatentAttention}
 
 
 class Layer(Module):
-    """One pre-norm decoder layer."""
+    """One decoder layer: attention, then feed-forward or experts, each with its norms and residual."""
 
     def __init__(self, context: Context, i: int, inside: str) -> None:
         spec = context.spec
-        super().__init__(vector_name(spec, f"layers.{i}.attention_norm").rsplit(".", 2)[0], inside)
-        self.attention_norm = Norm(context, f"layers.{i}.attention_norm", spec.hidden_size, self.path)
-        self.attention: Any = _ATTENTION[spec.attention.kind](context, i, self.path)
-        self.ffn_norm = Norm(context, f"layers.{i}.ffn_norm", spec.hidden_size, self.path)
+        super().__init__(module_path(spec, f"layers.{i}.o").rsplit(".", 2)[0], inside)
+        self.context = context
+        self.attention: Any = _ATTENTION[spec.attention_of(i).kind](context, i, self.path)
+        self.attention_norms = self._norms(f"layers.{i}.attention", spec.pre_norm, spec.post_norm)
+        self.ffn_norms = self._norms(f"layers.{i}.ffn", spec.pre_norm and not spec.parallel, spec.post_norm)
         if spec.has_experts(i):
             self.ffn: Any = MixtureOfExperts(context, i, self.path)
         else:
-            self.ffn = FeedForward(context, f"layers.{i}.ffn", spec.intermediate, self.path, biased=spec.mlp_bias)
+            self.ffn = FeedForward(
+                context, f"layers.{i}.ffn", spec.intermediate, self.path, gated=spec.gated, biased=spec.mlp_bias
+            )
+
+    def _norms(self, role: str, before: bool, after: bool) -> list[Norm | None]:
+        size, biased = self.context.spec.hidden_size, self.context.spec.norm_bias
+        wanted = ((before, f"{role}_norm"), (after, f"{role}_post_norm"))
+        return [Norm(self.context, name, size, self.path, biased=biased) if on else None for on, name in wanted]
 
     def forward(self, op: Op, x: Value, past: tuple[Value, ...], step: Step) -> tuple[Value, ...]:
-        attended, *present = self.attention(op, self.attention_norm(op, x), past, step)
-        x = op.Add(x, attended)
-        return op.Add(x, self.ffn(op, self.ffn_norm(op, x))), *present
+        (before, after), (ffn_before, ffn_after) = self.attention_norms, self.ffn_norms
+        normed = before(op, x) if before else x
+        attended, *present = self.attention(op, normed, past, step)
+        residual = self._added(op, x, attended, after)
+        if not self.context.spec.parallel:
+            normed = ffn_before(op, residual) if ffn_before else residual
+        return self._added(op, residual, self.ffn(op, normed), ffn_after), *present
+
+    def _added(self, op: Op, x: Value, y: Value, norm: Norm | None) -> Value:
+        y = norm(op, y) if norm else y
+        return op.Add(x, scaled(op, self.context, y, self.context.spec.residual_scale))
 
 
 class Decoder(Module):
@@ -49,15 +65,25 @@ class Decoder(Module):
         spec = context.spec
         super().__init__(module_path(spec, "embedding").rsplit(".", 1)[0])
         self.embedding = Embedding(context, self.path)
+        self.positions = Positions(context, self.path) if spec.learned_positions else None
         self.layers = [Layer(context, i, self.path) for i in range(spec.layers)]
-        self.norm = Norm(context, "final_norm", spec.hidden_size, self.path)
+        self.norm = Norm(context, "final_norm", spec.hidden_size, self.path, biased=spec.norm_bias)
 
     def forward(self, op: Op, ids: Value, pasts: list[tuple[Value, ...]], step: Step, keep: Value) -> Any:
         hidden, presents = self.embedding(op, ids), []
+        if self.positions:
+            hidden = op.Add(hidden, self.positions(op, step.positions(op)))
         for layer, past in zip(self.layers, pasts, strict=True):
             hidden, *present = layer(op, hidden, past, step)
             presents.append(present)
         return self.norm(op, last(op, hidden, keep)), presents
+
+
+def capped(op: Op, context: Context, x: Value, cap: float | None) -> Value:
+    if cap is None:
+        return x
+    limit = constant(op, cap, context.real.numpy())
+    return op.Mul(op.Tanh(op.Div(x, limit)), limit)
 
 
 def last(op: Op, hidden: Value, keep: Value) -> Value:
@@ -85,11 +111,13 @@ def build_model(context: Context) -> ir.Model:
     graph.initializers["logits_to_keep"] = keep
 
     decoder = Decoder(context)
-    hidden, presents = decoder(op, ids, pasts, _step(op, context, ids, mask), keep)
+    hidden, presents = decoder(op, ids, pasts, Step(op, context, ids, mask), keep)
     if spec.tied_head:
         logits = decoder.embedding.as_head(op, hidden)
     else:
-        logits = Linear(context, "head", (spec.vocab_size, spec.hidden_size), "")(op, hidden)
+        shape = (spec.vocab_size, spec.hidden_size)
+        logits = Linear(context, "head", shape, "", biased=spec.head_bias)(op, hidden)
+    logits = capped(op, context, scaled(op, context, logits, spec.logit_scale), spec.logit_softcap)
     _output(graph, logits, "logits", context.real, ["batch", "kept", spec.vocab_size])
     for layer, present in zip(states, presents, strict=True):
         for state, value in zip(layer, present, strict=True):
@@ -104,28 +132,3 @@ def _shape(state: State, when: str) -> list[int | str | None]:
 def _output(graph: ir.Graph, value: Value, name: str, dtype: ir.DataType, shape: list[Any]) -> None:
     value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
     graph.outputs.append(value)
-
-
-def _step(op: Op, context: Context, ids: Value, mask: Value) -> Step:
-    lengths = op.ReduceSum(mask, constant(op, [1]), keepdims=0)
-    seqlens = op.Cast(op.Sub(lengths, constant(op, 1)), to=INT32)
-    total = op.Cast(op.Gather(op.Shape(mask), constant(op, 1), axis=0), to=INT32)
-    cos, sin = _rotary_tables(op, context.spec, context.real)
-    return Step(seqlens, total, cos, sin, _positions(op, ids, lengths))
-
-
-def _positions(op: Op, ids: Value, lengths: Value) -> Value:
-    """int64 [batch, sequence]: where the new tokens stand; a row shorter than the others begins at 0 as they do."""
-    count = op.Gather(op.Shape(ids), constant(op, 1), axis=0)
-    starts = op.Max(op.Sub(lengths, count), constant(op, 0))
-    return op.Add(op.Unsqueeze(starts, constant(op, [1])), op.Range(constant(op, 0), count, constant(op, 1)))
-
-
-def _rotary_tables(op: Op, spec: ModelSpec, real: ir.DataType) -> tuple[Value, Value]:
-    """cos and sin [context, rotary_dim / 2], computed at load from the frequencies instead of being stored."""
-    frequencies, factor = inverse_frequencies(spec.rope, spec.attention.rotated)
-    positions = op.Range(*(constant(op, n, np.float32) for n in (0, spec.context, 1)))
-    angles = op.Mul(op.Unsqueeze(positions, constant(op, [1])), constant(op, frequencies[None], np.float32))
-    scale = constant(op, factor, np.float32)
-    cos, sin = (op.Cast(op.Mul(f(angles), scale), to=real) for f in (op.Cos, op.Sin))
-    return cos, sin

@@ -154,13 +154,18 @@ def _matmul_nbits(
 
 ROUTE_ATTRIBUTES = {
     "k": INT, "score": ir.AttributeType.STRING, "normalize": INT, "epsilon": REAL, "scaling": REAL, "groups": INT,
-    "kept_groups": INT, "group_score": ir.AttributeType.STRING, "skip_threshold": REAL,
+    "kept_groups": INT, "group_score": ir.AttributeType.STRING, "margin": REAL, "skip_threshold": REAL,
 }  # fmt: skip
 
 
 @cache
-def route(score: str, normalize: bool, biased: bool, groups: int, group_score: str) -> ir.Function:
-    """Body of `Route`; what changes the structure is fixed in the overload, numbers come from the node."""
+def route(score: str, normalize: bool, biased: bool, groups: int, group_score: str, k: int = 2) -> ir.Function:
+    """Body of `Route`; what changes the structure is fixed in the overload, numbers come from the node.
+
+    `k` is part of the structure for sparsemixer only.
+    """
+    if score == "sparsemixer":
+        return function("Route", f"sparsemixer_{k}", lambda op, x: _sparsemixer(op, x, k), ["logits"], ROUTE_ATTRIBUTES)
 
     def body(op: Op, logits: Value, bias: Value = None) -> tuple[Value, Value]:
         k = op.Reshape(attribute(op, "k", INT), constant(op, [1]))
@@ -188,6 +193,23 @@ def route(score: str, normalize: bool, biased: bool, groups: int, group_score: s
          *([f"g{groups}{group_score}"] if groups > 1 else [])]
     )  # fmt: skip
     return function("Route", overload, body, ["logits", *(["bias"] if biased else [])], ROUTE_ATTRIBUTES)
+
+
+def _sparsemixer(op: Op, logits: Value, k: int) -> tuple[Value, Value]:
+    """The best expert k times, each weighed by a softmax over those that were left and within the margin of it."""
+    lowest, last = constant(op, -np.inf, np.float32), constant(op, [-1])
+    left, weights, experts = logits, [], []
+    for _ in range(k):
+        best, expert = op.TopK(left, constant(op, [1]), axis=-1, _outputs=2)
+        allowed = op.Mul(op.Max(op.Abs(logits), best), attribute(op, "margin", REAL))
+        near = op.Where(op.Greater(op.Sub(best, logits), allowed), lowest, left)
+        weights.append(op.Div(constant(op, 1, np.float32), op.ReduceSum(op.Exp(op.Sub(near, best)), last, keepdims=1)))
+        experts.append(expert)
+        left = op.ScatterElements(left, expert, op.Expand(lowest, op.Shape(expert)), axis=-1)
+    weights = op.Concat(*weights, axis=-1)
+    skipped = op.Less(weights, attribute(op, "skip_threshold", REAL))
+    weights = op.Where(skipped, constant(op, 0.0, np.float32), weights)
+    return op.Mul(weights, attribute(op, "scaling", REAL)), op.Concat(*experts, axis=-1)
 
 
 def _limit_groups(op: Op, choice: Value, groups: int, group_score: str) -> Value:

@@ -15,7 +15,8 @@ from edgepress.architecture import ModelSpec
 from edgepress.export import functions
 from edgepress.export.control import branch
 from edgepress.export.functions import INT, MICROSOFT, REAL, Op, Value, constant, dequantize, function, matrix_inputs
-from edgepress.export.modules import Context, Module, Norm, Step, layer_linear
+from edgepress.export.modules import Context, Module, Norm, layer_linear
+from edgepress.export.step import Step
 from edgepress.formats import Format
 from edgepress.layout import module_path
 from edgepress.rope import softmax_scale
@@ -72,8 +73,9 @@ class LatentAttention(Module):
 
     def _rotate(self, op: Op, x: Value, heads: int, step: Step) -> Value:
         interleaved = int(self.context.spec.rope.interleaved)
+        tables = step.rotary(op, self.context.spec.attention)
         return op.RotaryEmbedding(
-            x, step.positions, step.cos, step.sin, _domain=MICROSOFT, num_heads=heads, interleaved=interleaved
+            x, step.positions(op), *tables, _domain=MICROSOFT, num_heads=heads, interleaved=interleaved
         )
 
     def _attend(self, op: Op, plain: Value, rotated: Value, new: Value, key: Value, step: Step) -> Value:
@@ -83,7 +85,7 @@ class LatentAttention(Module):
         projection = kv_b.body()
         op.builder.functions[projection.identifier()] = projection
         return op.builder.call(
-            body, plain, rotated, new, key, step.seqlens, step.total, step.positions, *kv_b(op), heads=n.heads,
+            body, plain, rotated, new, key, step.seqlens, step.total, step.positions(op), *kv_b(op), heads=n.heads,
             scale=softmax_scale(context.spec),
         )  # fmt: skip
 

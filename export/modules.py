@@ -10,7 +10,7 @@ from edgepress.architecture import ModelSpec, layer_roles
 from edgepress.export import functions
 from edgepress.export.functions import MICROSOFT, Op, Value
 from edgepress.formats import Format
-from edgepress.layout import Stored, matrix_tensors, module_path, vector_name
+from edgepress.layout import Stored, matrix_tensors, module_path, positions, vector_name
 from edgepress.plan import Plan
 
 DTYPES = {
@@ -65,18 +65,46 @@ class Module(nn.Module):
 
 
 class Norm(Module):
-    """RMS normalisation over the last axis."""
+    """Normalisation over the last axis, of the kind that the model has."""
 
-    def __init__(self, context: Context, role: str, size: int, inside: str, *, epsilon: float | None = None) -> None:
-        stored = Stored(vector_name(context.spec, role), "float32", (size,))
-        super().__init__(stored.name.rsplit(".", 1)[0], inside)
-        self.scale = self.hold([stored])[0]
+    def __init__(
+        self,
+        context: Context,
+        role: str,
+        size: int,
+        inside: str,
+        *,
+        biased: bool = False,
+        epsilon: float | None = None,
+    ) -> None:
+        roles = [role, f"{role}_bias"] if biased else [role]
+        stored = [Stored(vector_name(context.spec, r), "float32", (size,)) for r in roles]
+        super().__init__(stored[0].name.rsplit(".", 1)[0], inside)
+        self.scale, *self.biases = self.hold(stored)
         self.context = context
         self.epsilon = context.spec.norm_epsilon if epsilon is None else epsilon
 
     def forward(self, op: Op, x: Value) -> Value:
-        scale = op.Cast(self.scale, to=self.context.real) if self.context.half else self.scale
+        spec = self.context.spec
+        scale, *biases = (self._real(op, value) for value in (self.scale, *self.biases))
+        if spec.norm == "layer":
+            return op.LayerNormalization(x, scale, *biases, axis=-1, epsilon=self.epsilon, stash_type=1)
+        if spec.norm == "rms_plus_one":
+            scale = op.Add(scale, functions.constant(op, 1, self.context.real.numpy()))
         return op.SimplifiedLayerNormalization(x, scale, axis=-1, epsilon=self.epsilon, stash_type=1)
+
+    def _real(self, op: Op, value: Value) -> Value:
+        return op.Cast(value, to=self.context.real) if self.context.half else value
+
+
+def scaled(op: Op, context: Context, x: Value, factor: float) -> Value:
+    return x if factor == 1 else op.Mul(x, functions.constant(op, factor, context.real.numpy()))
+
+
+def activated(op: Op, x: Value, activation: str) -> Value:
+    if activation == "silu":
+        return op.Mul(x, op.Sigmoid(x))
+    return op.Gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 class Linear(Module):
@@ -139,75 +167,46 @@ class Embedding(Module):
             )  # fmt: skip
         else:
             rows = op.Gather(self.tensors[0], ids, axis=0)
-        return op.Cast(rows, to=self.context.real)
+        return scaled(op, self.context, op.Cast(rows, to=self.context.real), self.context.spec.embedding_scale)
 
     def as_head(self, op: Op, hidden: Value) -> Value:
         return linear(op, self.context, hidden, self.format, self.shape, self.tensors, [])
 
 
-@dataclass(frozen=True)
-class Step:
-    """What all layers share in one call: lengths, int32 [batch] and [], rotary tables [context, dim / 2], and the
-    positions of the tokens, int64 [batch, sequence]."""
+class Positions(Module):
+    """Learned positions: a row of a table for each."""
 
-    seqlens: Value
-    total: Value
-    cos: Value
-    sin: Value
-    positions: Value
+    def __init__(self, context: Context, inside: str) -> None:
+        table = positions(context.spec, context.plan)
+        super().__init__(table.name.rsplit(".", 1)[0], inside)
+        self.context, self.table = context, self.hold([table])[0]
 
-
-class Attention(Module):
-    """Grouped-query attention over a past/present buffer that the caller shares."""
-
-    def __init__(self, context: Context, i: int, inside: str) -> None:
-        spec, a = context.spec, context.spec.attention
-        super().__init__(module_path(spec, f"layers.{i}.q").rsplit(".", 1)[0], inside)
-        self.context = context
-        shapes = dict(layer_roles(spec, i))
-        self.q, self.k, self.v = (layer_linear(context, i, n, self.path, biased=a.qkv_bias) for n in ("q", "k", "v"))
-        self.o = layer_linear(context, i, "o", self.path, biased=a.output_bias)
-        norms = ("q_norm", "k_norm") if a.qk_norm else ()
-        self.norms = [Norm(context, f"layers.{i}.{name}", shapes[name][0], self.path) for name in norms]
-
-    def forward(self, op: Op, x: Value, past: tuple[Value, Value], step: Step) -> tuple[Value, Value, Value]:
-        a = self.context.spec.attention
-        q, k = (self._normed(op, j, projection(op, x)) for j, projection in enumerate((self.q, self.k)))
-        q, k, v = (self._clip(op, p) for p in (q, k, self.v(op, x)))
-        out, key, value = op.GroupQueryAttention(
-            q, k, v, *past, step.seqlens, step.total, step.cos, step.sin, _domain=MICROSOFT, _outputs=3,
-            num_heads=a.heads, kv_num_heads=a.kv_heads, do_rotary=1, rotary_interleaved=0,
-        )  # fmt: skip
-        return self.o(op, out), key, value
-
-    def _normed(self, op: Op, j: int, projected: Value) -> Value:
-        a = self.context.spec.attention
-        if not self.norms:
-            return projected
-        if a.qk_norm == "full":
-            return self.norms[j](op, projected)
-        heads = op.Reshape(projected, functions.constant(op, [0, 0, -1, a.head_dim]))
-        return op.Reshape(self.norms[j](op, heads), functions.constant(op, [0, 0, -1]))
-
-    def _clip(self, op: Op, x: Value) -> Value:
-        limit = self.context.spec.attention.clip
-        if limit is None:
-            return x
-        low, high = (functions.constant(op, s * limit, self.context.real.numpy()) for s in (-1, 1))
-        return op.Clip(x, low, high)
+    def forward(self, op: Op, where: Value) -> Value:
+        return op.Cast(op.Gather(self.table, where, axis=0), to=self.context.real)
 
 
 class FeedForward(Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)). `role` is `layers.{i}.ffn` or `layers.{i}.shared`."""
+    """down(activation(gate(x)) * up(x)), or down(activation(up(x))); `role`: `layers.{i}.ffn` or `.shared`."""
 
-    def __init__(self, context: Context, role: str, intermediate: int, inside: str, *, biased: bool = False) -> None:
+    def __init__(
+        self,
+        context: Context,
+        role: str,
+        intermediate: int,
+        inside: str,
+        *,
+        gated: bool = True,
+        biased: bool = False,
+    ) -> None:
         spec = context.spec
-        super().__init__(module_path(spec, f"{role}.gate").rsplit(".", 1)[0], inside)
+        super().__init__(module_path(spec, f"{role}.up").rsplit(".", 1)[0], inside)
         wide, narrow = (intermediate, spec.hidden_size), (spec.hidden_size, intermediate)
-        self.gate = Linear(context, f"{role}.gate", wide, self.path, biased=biased)
+        self.activation = spec.activation
+        self.gate = Linear(context, f"{role}.gate", wide, self.path, biased=biased) if gated else None
         self.up = Linear(context, f"{role}.up", wide, self.path, biased=biased)
         self.down = Linear(context, f"{role}.down", narrow, self.path, biased=biased)
 
     def forward(self, op: Op, x: Value) -> Value:
-        gate = self.gate(op, x)
-        return self.down(op, op.Mul(op.Mul(gate, op.Sigmoid(gate)), self.up(op, x)))
+        if self.gate is None:
+            return self.down(op, activated(op, self.up(op, x), self.activation))
+        return self.down(op, op.Mul(activated(op, self.gate(op, x), self.activation), self.up(op, x)))

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from edgepress.architecture import Fused
+
 DECODER = {
     "embedding": "model.embed_tokens.weight",
     "final_norm": "model.norm.weight",
@@ -38,13 +40,16 @@ EXPERTS = {
     **swiglu("layers.{i}.experts.{e}", "model.layers.{i}.mlp.experts.{e}"),
 }
 
-FUSED_EXPERTS = {
-    "layers.{i}.experts.gate_up": "model.layers.{i}.mlp.experts.gate_up_proj",
-    "layers.{i}.experts.down": "model.layers.{i}.mlp.experts.down_proj",
-}
+
+def fused_experts(gate_up: str, down: str) -> tuple[Fused, ...]:
+    expert = "layers.{i}.experts.{e}"
+    return Fused(gate_up, (f"{expert}.gate", f"{expert}.up")), Fused(down, (f"{expert}.down",))
+
+
+_EXPERTS = "model.layers.{i}.mlp.experts"
+FUSED_EXPERTS = fused_experts(f"{_EXPERTS}.gate_up_proj", f"{_EXPERTS}.down_proj")
 
 ACCEPTS: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
-    "rope_type": ("default", "linear", "llama3", "yarn"),
     "partial_rotary_factor": (1.0,),
 }

@@ -1,8 +1,9 @@
 """DeepSeek-V3 and R1, Kimi-K2: latent attention, sigmoid routing with a choosing bias and group limits, a shared
 expert, dense first layers."""
 
-from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Rope, Routing
+from edgepress.architecture import Architecture, Attention, Experts, ModelSpec, Rope, Routing
 from edgepress.architectures import _names as names
+from edgepress.facts import From
 
 _ATTENTION = "model.layers.{i}.self_attn"
 
@@ -53,7 +54,6 @@ ARCHITECTURE = Architecture(
     fused=names.FUSED_EXPERTS,
     accepts={
         "hidden_act": ("silu",),
-        "rope_type": ("default", "yarn"),
         "scoring_func": ("sigmoid",),
         "topk_method": ("noaux_tc",),
         "moe_layer_freq": (1,),

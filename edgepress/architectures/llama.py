@@ -1,7 +1,8 @@
 """Llama, and the dense models that share its form (SmolLM2, TinyLlama)."""
 
-from edgepress.architecture import Architecture, Attention, From, ModelSpec
+from edgepress.architecture import Architecture, Attention, ModelSpec
 from edgepress.architectures import _names as names
+from edgepress.facts import From
 
 ARCHITECTURE = Architecture(
     spec=ModelSpec(attention=Attention(), mlp_bias=From("mlp_bias", False)),

@@ -1,13 +1,14 @@
 """Mixtral: softmax top-k routing, always renormalised; experts are called w1 (gate), w3 (up) and w2 (down)."""
 
-from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Rope, Routing
+from edgepress.architecture import Architecture, Attention, Experts, ModelSpec, Rope, Routing
 from edgepress.architectures import _names as names
+from edgepress.facts import From
 
 _MOE = "model.layers.{i}.block_sparse_moe"
 
 ARCHITECTURE = Architecture(
     spec=ModelSpec(
-        attention=Attention(qkv_bias=False, output_bias=False),
+        attention=Attention(qkv_bias=False, output_bias=False, window=From("sliding_window", None)),
         experts=Experts(
             count=From("num_local_experts", 8),
             intermediate=From("intermediate_size"),
@@ -25,5 +26,5 @@ ARCHITECTURE = Architecture(
         "layers.{i}.experts.{e}.down": f"{_MOE}.experts.{{e}}.w2.weight",
     },
     fused=names.FUSED_EXPERTS,
-    accepts=names.ACCEPTS | {"sliding_window": (None,)},
+    accepts=names.ACCEPTS,
 )

@@ -1,7 +1,8 @@
 """OLMoE: softmax top-k routing, q/k norms over the whole projection, optional clipping of q, k and v."""
 
-from edgepress.architecture import Architecture, Attention, Experts, From, ModelSpec, Routing
+from edgepress.architecture import Architecture, Attention, Experts, ModelSpec, Routing
 from edgepress.architectures import _names as names
+from edgepress.facts import From
 
 ARCHITECTURE = Architecture(
     spec=ModelSpec(

@@ -25,16 +25,20 @@ Route::Route(const Node& node)
       normalize_(node.flag("normalize")),
       epsilon_(node.real("epsilon", 0)),
       scaling_(node.real("scaling", 1)),
+      margin_(node.real("margin", 0)),
       skip_threshold_(node.real("skip_threshold", 0)) {
   const std::string score = node.text("score", ""), group_score = node.text("group_score", "max");
   if (k_ < 1) throw Error("k must be at least 1, not " + std::to_string(k_));
-  if (score != "softmax" && score != "sigmoid" && score != "softmax_topk")
-    throw Error("score must be softmax, sigmoid or softmax_topk, not '" + score + "'");
+  if (score != "softmax" && score != "sigmoid" && score != "softmax_topk" && score != "sparsemixer")
+    throw Error("score must be softmax, sigmoid, softmax_topk or sparsemixer, not '" + score + "'");
   if (group_score != "max" && group_score != "sum2")
     throw Error("group_score must be max or sum2, not '" + group_score + "'");
   if (groups_ < 1 || kept_groups_ < 1 || kept_groups_ > groups_)
     throw Error("kept_groups must be between 1 and groups, and groups at least 1");
-  score_ = score == "softmax" ? Score::softmax : score == "sigmoid" ? Score::sigmoid : Score::softmax_topk;
+  score_ = score == "softmax"        ? Score::softmax
+           : score == "sigmoid"      ? Score::sigmoid
+           : score == "softmax_topk" ? Score::softmax_topk
+                                     : Score::sparsemixer;
   sum2_ = group_score == "sum2";
 }
 
@@ -53,7 +57,8 @@ void Route::score(const float* logits, int64_t experts, float* scores) const {
     case Score::sigmoid:
       for (int64_t e = 0; e < experts; ++e) scores[e] = 1 / (1 + std::exp(-logits[e]));
       return;
-    case Score::softmax_topk: std::copy_n(logits, experts, scores);
+    case Score::softmax_topk:
+    case Score::sparsemixer: std::copy_n(logits, experts, scores);
   }
 }
 
@@ -77,9 +82,23 @@ void Route::choose(float* choice, int64_t experts, int64_t* chosen) const {
   std::copy_n(order.begin(), k_, chosen);
 }
 
-void Route::weigh(const float* scores, const int64_t* chosen, float* weights) const {
+// Each weight: a softmax over the experts that were not chosen before and come within the margin of the chosen one.
+void Route::mix(const float* scores, int64_t experts, const int64_t* chosen, float* weights) const {
+  for (int64_t j = 0; j < k_; ++j) {
+    const float best = scores[chosen[j]];
+    double sum = 0;
+    for (int64_t e = 0; e < experts; ++e) {
+      const bool near = best - scores[e] <= margin_ * std::max(std::abs(scores[e]), best);
+      if (near && std::find(chosen, chosen + j, e) == chosen + j) sum += std::exp(scores[e] - best);
+    }
+    weights[j] = static_cast<float>(1 / sum);
+  }
+}
+
+void Route::weigh(const float* scores, int64_t experts, const int64_t* chosen, float* weights) const {
   for (int64_t j = 0; j < k_; ++j) weights[j] = scores[chosen[j]];
   if (score_ == Score::softmax_topk) softmax(weights, k_, weights);
+  if (score_ == Score::sparsemixer) mix(scores, experts, chosen, weights);
   float sum = epsilon_;
   for (int64_t j = 0; j < k_; ++j) sum += weights[j];
   for (int64_t j = 0; j < k_; ++j) {
@@ -106,7 +125,7 @@ void Route::compute(const Context& call) const {
     }
     if (groups_ > 1) limit_groups(choice.data(), experts);
     choose(choice.data(), experts, chosen + t * k_);
-    weigh(scores.data(), chosen + t * k_, weights + t * k_);
+    weigh(scores.data(), experts, chosen + t * k_, weights + t * k_);
   }
 }
 

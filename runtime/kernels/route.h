@@ -15,18 +15,19 @@ class Route {
   void compute(const Context& call) const;
 
  private:
-  enum class Score { softmax, sigmoid, softmax_topk };
+  enum class Score { softmax, sigmoid, softmax_topk, sparsemixer };
 
   void check(int64_t experts) const;
   void score(const float* logits, int64_t experts, float* scores) const;
   void limit_groups(float* choice, int64_t experts) const;
   void choose(float* choice, int64_t experts, int64_t* chosen) const;
-  void weigh(const float* scores, const int64_t* chosen, float* weights) const;
+  void mix(const float* scores, int64_t experts, const int64_t* chosen, float* weights) const;
+  void weigh(const float* scores, int64_t experts, const int64_t* chosen, float* weights) const;
 
   int64_t k_, groups_, kept_groups_;
   Score score_;
   bool normalize_, sum2_;
-  float epsilon_, scaling_, skip_threshold_;
+  float epsilon_, scaling_, margin_, skip_threshold_;
 };
 
 }  // namespace edgepress

@@ -132,6 +132,8 @@ ROUTES: list[dict[str, Any]] = [
      "kept_groups": 2, "group_score": "sum2"},
     {"score": "sigmoid", "biased": True, "normalize": 1, "scaling": 1.5},
     {"score": "softmax", "normalize": 1, "skip_threshold": 0.2},
+    {"score": "sparsemixer", "k": 2, "margin": 0.5},
+    {"score": "sparsemixer", "margin": 0.02, "scaling": 0.5},
 ]  # fmt: skip
 
 
@@ -140,12 +142,12 @@ ROUTES: list[dict[str, Any]] = [
 def test_route(facts: dict[str, Any], tokens: int) -> None:
     rng = np.random.default_rng(tokens)
     facts = {"normalize": 0, "groups": 1, "kept_groups": 1, "group_score": "max", "epsilon": 0.0, "scaling": 1.0,
-             "skip_threshold": 0.0, "k": 3} | facts  # fmt: skip
+             "skip_threshold": 0.0, "margin": 0.0, "k": 3} | facts  # fmt: skip
     biased = facts.pop("biased", False)
     logits = rng.standard_normal((tokens, 16)).astype(np.float32)
     bias = rng.standard_normal(16).astype(np.float32) if biased else None
     structure = [facts[n] for n in ("score", "normalize")], [facts[n] for n in ("groups", "group_score")]
-    body = functions.route(structure[0][0], bool(structure[0][1]), biased, *structure[1])
+    body = functions.route(structure[0][0], bool(structure[0][1]), biased, *structure[1], facts["k"])
     weights = [nodes.initializer("bias", bias)] if bias is not None else []
     got = bodies.run(body, {"logits": logits}, weights, facts)
     native = nodes.run("Route", {"logits": logits}, weights, facts)

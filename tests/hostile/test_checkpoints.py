@@ -192,7 +192,7 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("model_type", "key", "value"),
         [
-            ("mixtral", "sliding_window", 4096),
+            ("mixtral", "hidden_act", "relu"),
             ("llama", "rope_interleaved", True),
             ("deepseek_v3", "scoring_func", "softmax"),
             ("deepseek_v3", "topk_method", "greedy"),

@@ -142,9 +142,12 @@ def _expert(x: Array, e: int, layer: Layer, level: int, activation: dict[str, An
 def route(
     logits: Array, bias: Array | None = None, *, k: int, score: str, normalize: int = 0, epsilon: float = 0.0,
     scaling: float = 1.0, groups: int = 1, kept_groups: int = 1, group_score: str = "max", skip_threshold: float = 0.0,
+    margin: float = 0.0,
 ) -> tuple[Array, Array]:  # fmt: skip
     logits = logits.astype(np.float64)
-    scores = {"softmax": _softmax, "sigmoid": _sigmoid, "softmax_topk": lambda x: x}[score](logits)
+    scores = {"softmax": _softmax, "sigmoid": _sigmoid, "softmax_topk": lambda x: x, "sparsemixer": lambda x: x}[score](
+        logits
+    )
     choice = scores if bias is None else scores + bias
     if groups > 1:
         ranked = np.sort(choice.reshape(len(choice), groups, choice.shape[1] // groups), axis=-1)
@@ -157,9 +160,21 @@ def route(
     weights = np.take_along_axis(scores, chosen, axis=-1)
     if score == "softmax_topk":
         weights = _softmax(weights)
+    if score == "sparsemixer":
+        weights = _sparsemixer(logits, chosen, margin)
     if normalize:
         weights = weights / (weights.sum(-1, keepdims=True) + epsilon)
     return np.where(weights < skip_threshold, 0.0, weights) * scaling, chosen
+
+
+def _sparsemixer(logits: Array, chosen: Array, margin: float) -> Array:
+    weights = np.zeros(chosen.shape)
+    for t, j in np.ndindex(*chosen.shape):
+        best = logits[t, chosen[t, j]]
+        near = (best - logits[t]) <= margin * np.maximum(np.abs(logits[t]), best)
+        near[chosen[t, :j]] = False
+        weights[t, j] = 1 / np.exp(logits[t, near] - best).sum()
+    return weights
 
 
 def _softmax(x: Array) -> Array:

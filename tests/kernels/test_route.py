@@ -23,6 +23,8 @@ ROUTINGS: dict[str, tuple[dict[str, Any], bool]] = {
          "epsilon": 1e-20, "scaling": 2.5}, True
     ),
     "minimax_m2": ({"k": 8, "score": "sigmoid", "normalize": 1}, True),
+    "phimoe": ({"k": 2, "score": "sparsemixer", "margin": 0.02}, False),
+    "phimoe with a wide margin": ({"k": 3, "score": "sparsemixer", "margin": 1.5}, False),
     "one expert": ({"k": 1, "score": "sigmoid"}, False),
     "all experts": ({"k": 64, "score": "softmax", "normalize": 1}, False),
     "skipping": ({"k": 4, "score": "softmax", "normalize": 1, "skip_threshold": 0.2, "scaling": 3.0}, False),

@@ -1,0 +1,127 @@
+"""Grouped-query attention with all that models do to queries, keys and scores, around com.microsoft's op."""
+
+import numpy as np
+
+from edgepress.architecture import Attention, layer_roles
+from edgepress.errors import UnsupportedModel
+from edgepress.export.functions import MICROSOFT, Op, Value, constant
+from edgepress.export.modules import Context, Module, Norm, layer_linear, scaled
+from edgepress.export.step import Step
+from edgepress.layout import Stored, module_path, vector_name
+
+# What GroupQueryAttention runs on the CPU.
+_HEAD, _ROTARY = 8, 16
+
+
+class GroupedQueryAttention(Module):
+    """Attention over a past/present buffer that the caller shares.
+
+    The op keeps values as wide as keys: narrower ones are padded with zeros in the buffer.
+    """
+
+    def __init__(self, context: Context, i: int, inside: str) -> None:
+        spec = context.spec
+        super().__init__(module_path(spec, f"layers.{i}.q").rsplit(".", 1)[0], inside)
+        self.context = context
+        a = self.a = spec.attention_of(i)
+        _check(a, spec.rope_of(a).partial)
+        shapes = dict(layer_roles(spec, i))
+        self.q, self.k, self.v = (layer_linear(context, i, n, self.path, biased=a.qkv_bias) for n in ("q", "k", "v"))
+        self.o = layer_linear(context, i, "o", self.path, biased=a.output_bias)
+        norms = ("q_norm", "k_norm") if a.qk_norm in ("head", "full") else ()
+        self.norms = [Norm(context, f"layers.{i}.{name}", shapes[name][0], self.path) for name in norms]
+        sinks = [Stored(vector_name(spec, f"layers.{i}.sinks"), "float32", (a.heads,))] if a.sinks else []
+        self.sinks = self.hold(sinks)
+
+    def forward(self, op: Op, x: Value, past: tuple[Value, Value], step: Step) -> tuple[Value, Value, Value]:
+        a = self.a
+        q, k = self.q(op, x), self.k(op, x)
+        if not a.qk_norm_last:
+            q, k = self._normed(op, 0, q), self._normed(op, 1, k)
+        q, k, v = (self._clip(op, p) for p in (q, k, self.v(op, x)))
+        v = self._values(op, v)
+        tables = step.rotary(op, a) if a.rotary else None
+        rows = step.rotary_rows(op, a) if a.rotary else None
+        if a.qk_norm_last:
+            where = rows or step.positions(op)
+            q, k = (self._rotated(op, p, where, n, tables) for p, n in ((q, a.heads), (k, a.kv_heads)))
+            q, k, tables, rows = self._normed(op, 0, q), self._normed(op, 1, k), None, None
+        if a.temperature:
+            q = op.Mul(q, step.temperature(op, a))
+        extra = [
+            *(tables or (None, None)), rows,
+            step.chunk_mask(op, a.chunk) if a.chunk else None,
+            op.Cast(self.sinks[0], to=self.context.real) if a.sinks else None,
+        ]  # fmt: skip
+        while extra and extra[-1] is None:
+            extra.pop()
+        out, key, value = op.GroupQueryAttention(
+            q, k, v, *past, step.seqlens, step.total, *extra, _domain=MICROSOFT, _outputs=3,
+            num_heads=a.heads, kv_num_heads=a.kv_heads, do_rotary=int(tables is not None),
+            rotary_interleaved=int(self.context.spec.rope_of(a).interleaved), **self._attributes(),
+        )  # fmt: skip
+        return self.o(op, self._narrowed(op, out)), key, value
+
+    def _attributes(self) -> dict[str, float | int]:
+        a = self.a
+        named = {"scale": a.scale, "softcap": a.softcap, "local_window_size": a.window}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def _normed(self, op: Op, j: int, projected: Value) -> Value:
+        a = self.a
+        if not a.qk_norm:
+            return projected
+        if a.qk_norm == "full":
+            return self.norms[j](op, projected)
+        heads = op.Reshape(projected, constant(op, [0, 0, -1, a.head_dim]))
+        if a.qk_norm == "head":
+            normed = self.norms[j](op, heads)
+        else:
+            ones = constant(op, np.ones(a.head_dim), self.context.real.numpy())
+            epsilon = self.context.spec.norm_epsilon
+            normed = op.SimplifiedLayerNormalization(heads, ones, axis=-1, epsilon=epsilon, stash_type=1)
+        return op.Reshape(normed, constant(op, [0, 0, -1]))
+
+    def _rotated(self, op: Op, x: Value, positions: Value, heads: int, tables: tuple[Value, Value] | None) -> Value:
+        if tables is None:
+            return x
+        interleaved = int(self.context.spec.rope_of(self.a).interleaved)
+        return op.RotaryEmbedding(
+            x, positions, *tables, _domain=MICROSOFT, num_heads=heads, interleaved=interleaved,
+            rotary_embedding_dim=int(self.a.head_dim * self.context.spec.rope_of(self.a).partial),
+        )  # fmt: skip
+
+    def _values(self, op: Op, v: Value) -> Value:
+        a = self.a
+        v = scaled(op, self.context, v, a.value_scale)
+        if a.value_dim == a.head_dim:
+            return v
+        heads = op.Reshape(v, constant(op, [0, 0, -1, a.value_dim]))
+        padded = op.Pad(heads, constant(op, [0] * 7 + [a.head_dim - a.value_dim]))
+        return op.Reshape(padded, constant(op, [0, 0, -1]))
+
+    def _narrowed(self, op: Op, out: Value) -> Value:
+        a = self.a
+        if a.value_dim == a.head_dim:
+            return out
+        heads = op.Reshape(out, constant(op, [0, 0, -1, a.head_dim]))
+        narrow = op.Slice(heads, constant(op, [0]), constant(op, [a.value_dim]), constant(op, [3]))
+        return op.Reshape(narrow, constant(op, [0, 0, -1]))
+
+    def _clip(self, op: Op, x: Value) -> Value:
+        limit = self.a.clip
+        if limit is None:
+            return x
+        low, high = (constant(op, s * limit, self.context.real.numpy()) for s in (-1, 1))
+        return op.Clip(x, low, high)
+
+
+def _check(a: Attention, partial: float) -> None:
+    rotated = int(a.head_dim * partial)
+    if a.head_dim % _HEAD or (a.rotary and (rotated % _ROTARY or a.head_dim % _ROTARY)):
+        raise UnsupportedModel(
+            f"heads of {a.head_dim}, of which {rotated} are rotated, do not run in GroupQueryAttention; "
+            f"it needs multiples of {_ROTARY}, or of {_HEAD} without rotation"
+        )
+    if a.value_dim > a.head_dim:
+        raise UnsupportedModel(f"values of {a.value_dim} are wider than keys of {a.head_dim}, which is not handled")

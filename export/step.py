@@ -1,0 +1,110 @@
+"""What all layers share in one call of the graph: lengths, positions, rotary tables, masks of chunks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.architecture import Attention, Rope
+from edgepress.export.functions import Op, Value, constant
+from edgepress.export.modules import Context
+from edgepress.rope import boundary, inverse_frequencies
+
+INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
+
+
+class Step:
+    """Values that are computed once, by the first layer that asks for them.
+
+    Attributes:
+        seqlens: int32 [batch], tokens of each row after this call, less one. total: int32 [], of the longest row.
+    """
+
+    def __init__(self, op: Op, context: Context, ids: Value, mask: Value) -> None:
+        self.context, self._ids = context, ids
+        self._lengths = op.ReduceSum(mask, constant(op, [1]), keepdims=0)
+        self.seqlens = op.Cast(op.Sub(self._lengths, constant(op, 1)), to=INT32)
+        self.total = op.Cast(op.Gather(op.Shape(mask), constant(op, 1), axis=0), to=INT32)
+        self._made: dict[str, Any] = {}
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def positions(self, op: Op) -> Value:
+        """int64 [batch, sequence]: where the new tokens stand; a row shorter than the others begins at 0 as they do."""
+
+        def make() -> Value:
+            count = op.Gather(op.Shape(self._ids), constant(op, 1), axis=0)
+            starts = op.Max(op.Sub(self._lengths, count), constant(op, 0))
+            return op.Add(op.Unsqueeze(starts, constant(op, [1])), op.Range(constant(op, 0), count, constant(op, 1)))
+
+        return self._once("positions", make)
+
+    def rotary(self, op: Op, a: Attention) -> tuple[Value, Value]:
+        """cos and sin [context, rotary_dim / 2], computed at load from the frequencies instead of being stored.
+
+        Where the long texts of longrope have their own, the table of the short ones comes first.
+        """
+        rope = self.context.spec.rope_of(a)
+        return self._once(f"{rope}.{a.rotated}", lambda: self._tables(op, rope, a.rotated))  # type: ignore[no-any-return]
+
+    def _tables(self, op: Op, rope: Rope, head_dim: int) -> tuple[Value, Value]:
+        context = self.context.spec.context
+        sets = [inverse_frequencies(rope, head_dim, context, long=long) for long in _lengths(rope)]
+        positions = op.Range(*(constant(op, n, np.float32) for n in (0, context, 1)))
+        positions = op.Unsqueeze(positions, constant(op, [1]))
+
+        def table(f: Callable[[Value], Value]) -> Value:
+            scaled = [
+                op.Mul(f(op.Mul(positions, constant(op, each[None], np.float32))), constant(op, factor, np.float32))
+                for each, factor in sets
+            ]
+            whole = op.Concat(*scaled, axis=0) if len(scaled) > 1 else scaled[0]
+            return op.Cast(whole, to=self.context.real)
+
+        return table(op.Cos), table(op.Sin)
+
+    def rotary_rows(self, op: Op, a: Attention) -> Value | None:
+        """int64 [batch, sequence]: rows of the tables; None where they are the positions, as the op counts them."""
+        edge = boundary(self.context.spec.rope_of(a))
+        if edge is None:
+            return None
+
+        def make() -> Value:
+            long = op.Cast(op.GreaterOrEqual(self.seqlens, constant(op, edge, np.int32)), to=INT64)
+            offset = op.Mul(long, constant(op, self.context.spec.context))
+            return op.Add(self.positions(op), op.Unsqueeze(offset, constant(op, [1])))
+
+        return self._once(f"rows.{edge}", make)
+
+    def chunk_mask(self, op: Op, chunk: int) -> Value:
+        """[batch, 1, sequence, total]: 0 within a chunk, the lowest number across chunks."""
+
+        def make() -> Value:
+            size = constant(op, chunk)
+            queries = op.Unsqueeze(op.Div(self.positions(op), size), constant(op, [1, 3]))
+            keys = op.Range(constant(op, 0), op.Cast(self.total, to=INT64), constant(op, 1))
+            same = op.Equal(queries, op.Div(keys, size))
+            real = self.context.real.numpy()
+            return op.Where(same, constant(op, 0, real), constant(op, np.finfo(real).min, real))
+
+        return self._once(f"chunk.{chunk}", make)
+
+    def temperature(self, op: Op, a: Attention) -> Value:
+        """[batch, sequence, 1]: what queries are scaled by; it grows with the position (Llama 4)."""
+
+        def make() -> Value:
+            after = op.Cast(op.Add(self.positions(op), constant(op, 1)), to=ir.DataType.FLOAT)
+            steps = op.Floor(op.Div(after, constant(op, a.temperature_floor, np.float32)))
+            one = constant(op, 1, np.float32)
+            scale = op.Add(op.Mul(op.Log(op.Add(steps, one)), constant(op, a.temperature, np.float32)), one)
+            return op.Cast(op.Unsqueeze(scale, constant(op, [2])), to=self.context.real)
+
+        return self._once(f"temperature.{a.temperature}.{a.temperature_floor}", make)
+
+
+def _lengths(rope: Rope) -> list[bool]:
+    return [False] if boundary(rope) is None else [False, True]
