@@ -135,7 +135,9 @@ class Checkpoint:
             CheckpointError: as `tensor` does.
         """
         where = self._locate(role)
-        rows = self._reader.rows(where.name, start, stop) if where.fused is None else self._part(where, role, start, stop)
+        rows = (
+            self._reader.rows(where.name, start, stop) if where.fused is None else self._part(where, role, start, stop)
+        )
         if not _finite(rows):
             raise CheckpointError(f"tensor {where.name} holds NaN or infinity; the checkpoint is damaged")
         return rows
@@ -157,7 +159,7 @@ class Checkpoint:
         return self._reader.rows(where.name, first + start, first + stop)
 
     def _whole(self, where: "_Place", role: str) -> np.ndarray:
-        """What a tensor holds of one expert; the last one is kept, since its parts are asked for one after the other."""
+        """What a tensor holds of one expert; the last is kept, since its parts are asked for one after the other."""
         key = (where.name, where.expert or 0)
         with self._lock:
             if self._block is None or self._block[0] != key:
