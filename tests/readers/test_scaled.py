@@ -33,7 +33,7 @@ def test_fp8_weights_are_code_times_scale(fp8: tuple[Checkpoint, dict[str, np.nd
     checkpoint, values = fp8
     seen = 0
     for role, shape in roles(checkpoint.spec):
-        name, _ = checkpoint._locate(role)
+        name = checkpoint._locate(role).name
         weights = checkpoint.tensor(role)
         assert weights.shape == shape
         if name in values:
