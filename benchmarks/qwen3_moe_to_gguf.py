@@ -15,9 +15,10 @@ import gguf
 import numpy as np
 import typer
 
-from edgepress.architecture import ModelSpec, roles
+from edgepress.architecture import ModelSpec
 from edgepress.checkpoint import Checkpoint, open_checkpoint, read_config
 from edgepress.files import read_json
+from edgepress.roles import roles
 
 # llama.cpp's names of a layer's tensors -> roles of the checkpoint.
 VECTORS = {

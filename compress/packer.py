@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepress.architecture import layer_roles, output_roles
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.quantizers import QUANTIZERS
 from edgepress.errors import CheckpointError, PlanError
@@ -17,6 +16,7 @@ from edgepress.formats import F16, Format
 from edgepress.layout import Stored, bank_path, banks, expert_biases, module_path, part_tensors, vector_name
 from edgepress.packed import Sink
 from edgepress.plan import Plan, check_plan
+from edgepress.roles import layer_roles, output_roles
 
 _CHUNK = 1 << 20  # weights that one task presses: at most about 10 MB, and milliseconds of work
 _AHEAD = 2  # tasks per core that are begun before their results are taken

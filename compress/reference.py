@@ -21,11 +21,11 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from edgepress.architecture import layer_roles, split_role
 from edgepress.checkpoint import Checkpoint
 from edgepress.errors import InputError
 from edgepress.layout import vector_name
 from edgepress.progress import Track, silent
+from edgepress.roles import layer_roles, split_role
 
 _IN_MEMORY = 500_000_000  # bytes of hidden states; more are mapped from a temporary file
 _HEAD_ROWS = 16384  # rows of the head that are float32 at a time

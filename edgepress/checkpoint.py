@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.architecture import Architecture, Fused, ModelSpec, load_architecture, read_spec, roles, split_role
+from edgepress.architecture import Architecture, Fused, ModelSpec, load_architecture, read_spec
 from edgepress.errors import CheckpointError, InputError, UnsupportedModel
 from edgepress.files import read_json
 from edgepress.readers.reader import DTYPES, Reader
 from edgepress.readers.safetensors import INDEX as INDEX
 from edgepress.readers.scaled import open_folder
+from edgepress.roles import roles, split_role
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 _HUB_FILES = ["*.json", "*.jinja"]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil, prod
 
-from edgepress.architecture import ModelSpec, layer_roles, load_architecture, output_roles, roles, split_role
+from edgepress.architecture import ModelSpec, load_architecture
 from edgepress.formats import Format
 from edgepress.plan import PROJECTIONS, Plan, expert_shapes
+from edgepress.roles import layer_roles, output_roles, roles, split_role
 
 ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from edgepress.architecture import ModelSpec, layer_roles
+from edgepress.architecture import ModelSpec
 from edgepress.errors import PlanError
 from edgepress.formats import BLOCK_SIZES, F16, Format, fits, parse_format
+from edgepress.roles import layer_roles
 
 VERSION = 1
 PROJECTIONS = ("gate_up", "down")

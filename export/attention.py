@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from edgepress.architecture import Attention, layer_roles
+from edgepress.architecture import Attention
 from edgepress.errors import UnsupportedModel
 from edgepress.export.functions import MICROSOFT, Op, Value, constant
 from edgepress.export.modules import Context, Module, Norm, layer_linear, scaled
 from edgepress.export.step import Step
 from edgepress.layout import Stored, module_path, vector_name
+from edgepress.roles import layer_roles
 
 # What GroupQueryAttention runs on the CPU.
 _HEAD, _ROTARY = 8, 16

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from edgepress.architecture import known_architectures, load_architecture, parameters, read_spec, roles, split_role
+from edgepress.architecture import known_architectures, load_architecture, read_spec
 from edgepress.checkpoint import open_checkpoint
 from edgepress.errors import UnsupportedModel
+from edgepress.roles import parameters, roles, split_role
 from tests.tiny import OF_TYPE, tiny_checkpoint
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from edgepress.architecture import roles
 from edgepress.checkpoint import INDEX, open_checkpoint, resolve_model
+from edgepress.roles import roles
 from tests.tiny import OF_TYPE, tiny_checkpoint
 
 

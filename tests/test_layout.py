@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepress.architecture import parameters
 from edgepress.formats import FORMATS
 from edgepress.layout import (
     all_tensors,
@@ -21,6 +20,7 @@ from edgepress.layout import (
     vector_name,
 )
 from edgepress.plan import PROJECTIONS, Plan, uniform_plan
+from edgepress.roles import parameters
 from tests.devices.models import MIXTRAL_8X7B, SAMPLE, spec_of
 from tests.test_plan import GROUPED
 

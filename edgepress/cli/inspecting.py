@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepress.architecture import ModelSpec, parameters, roles
+from edgepress.architecture import ModelSpec
 from edgepress.bundle import MANIFEST, open_bundle
 from edgepress.cli.common import Json, human_bytes, print_json
 from edgepress.devices.cost import PARTS, active_parameters, kv_bytes_per_token, role_part
 from edgepress.errors import BundleError
+from edgepress.roles import parameters, roles
 
 if TYPE_CHECKING:
     from edgepress.checkpoint import Checkpoint

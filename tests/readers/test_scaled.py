@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from edgepress.architecture import roles
 from edgepress.checkpoint import Checkpoint, open_checkpoint
 from edgepress.compress import apply, open_packed
 from edgepress.plan import uniform_plan
 from edgepress.readers.safetensors import SafetensorsReader
 from edgepress.readers.scaled import Mxfp4
+from edgepress.roles import roles
 from tests.readers.scaled import BLOCK, to_fp8
 
 Tiny = Callable[[str], Path]
