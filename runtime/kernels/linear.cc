@@ -26,6 +26,7 @@ void Linear::compute(const Context& call) const {
   Shape shape = x.shape;
   shape.back() = weights.rows;
   float* y = static_cast<float*>(call.output(0, shape));
+  if (!element_count(shape)) return;  // without a look at the tokens: there may be any number of nothing
   const Rows quantized(tokens, quantized_ ? quantized_->bytes(columns) : 0);
   std::vector<const void*> rows(static_cast<size_t>(tokens));
   for (int64_t t = 0; t < tokens; ++t) {

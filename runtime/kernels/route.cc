@@ -115,6 +115,7 @@ void Route::compute(const Context& call) const {
   if (call.has_input(1)) bias = call.input(1, "bias", TYPE_FLOAT, {experts}).as<float>();
   float* weights = static_cast<float*>(call.output(0, {tokens, k_}));
   int64_t* chosen = static_cast<int64_t*>(call.output(1, {tokens, k_}));
+  if (!tokens) return;  // whose experts take no memory, however many they say they are
 
   std::vector<float> scores(static_cast<size_t>(experts)), choice(scores.size());
   for (int64_t t = 0; t < tokens; ++t) {
