@@ -44,7 +44,7 @@ std::string Node::name() const {
   size_t size = 0;
   found(api_.KernelInfo_GetNodeName(&info_, nullptr, &size));
   std::string name(size, '\0');
-  if (!size || !found(api_.KernelInfo_GetNodeName(&info_, name.data(), &size))) return "(unnamed node)";
+  if (size < 2 || !found(api_.KernelInfo_GetNodeName(&info_, name.data(), &size))) return "(unnamed node)";
   name.resize(size - 1);  // without the terminating zero
   return name;
 }
@@ -117,6 +117,8 @@ Tensor Context::input(size_t index, const std::string& what) const {
   if (!status) status = api_.GetDimensions(info, tensor.shape.data(), rank);
   api_.ReleaseTensorTypeAndShapeInfo(info);
   check(status);
+  for (int64_t size : tensor.shape)  // an empty tensor may have any: products of two sizes must not overflow
+    if (size > INT32_MAX) throw Error(what + " has shape " + to_string(tensor.shape) + ": a size is above 2^31 - 1");
   check(api_.GetTensorMutableData(const_cast<OrtValue*>(value), &tensor.data));
   return tensor;
 }
