@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -82,26 +83,36 @@ const Variant kVariants[] = {
     {reference::kernels, always},
 };
 
+bool supports(const Kernels& kernels) {
+  const auto& all = supported_kernels();
+  return std::find(all.begin(), all.end(), &kernels) != all.end();
+}
+
 }  // namespace
 
 const Kernels& select_kernels() {
   const char* forced = std::getenv("EDGEPRESS_ISA");
   const std::string wanted = forced ? forced : "";
+  if (wanted.empty()) return *supported_kernels().front();
   std::string known;
   for (const Variant& variant : kVariants) {
     known += std::string(" ") + variant.kernels.name;
-    if (!wanted.empty() && wanted != variant.kernels.name) continue;
-    if (variant.supported()) return variant.kernels;
-    if (!wanted.empty()) throw Error("EDGEPRESS_ISA=" + wanted + ": this machine does not support it; unset it");
+    if (wanted != variant.kernels.name) continue;
+    if (supports(variant.kernels)) return variant.kernels;
+    throw Error("EDGEPRESS_ISA=" + wanted + ": this machine does not support it; unset it");
   }
   throw Error("EDGEPRESS_ISA=" + wanted + " is unknown; use one of" + known);
 }
 
-std::vector<const Kernels*> supported_kernels() {
-  std::vector<const Kernels*> all;
-  for (const Variant& variant : kVariants)
-    if (variant.supported()) all.push_back(&variant.kernels);
-  return all;
+const std::vector<const Kernels*>& supported_kernels() {
+  // Asked once: virtual machines make the question slow.
+  static const std::vector<const Kernels*> supported = [] {
+    std::vector<const Kernels*> all;
+    for (const Variant& variant : kVariants)
+      if (variant.supported()) all.push_back(&variant.kernels);
+    return all;
+  }();
+  return supported;
 }
 
 }  // namespace edgepress

@@ -12,6 +12,6 @@ namespace edgepress {
 const Kernels& select_kernels();
 
 // Every variant that the machine supports, fastest first, the reference last.
-std::vector<const Kernels*> supported_kernels();
+const std::vector<const Kernels*>& supported_kernels();
 
 }  // namespace edgepress
