@@ -94,6 +94,7 @@ CASES: list[tuple[str, Change, str]] = [
     ("Experts", feed("x", floats(5, 96)), "gate_up bank 0 weight has shape"),
     ("Experts", feed("x", floats(5, 65)), "not a multiple of block_size 32"),
     ("Experts", feed("x", floats(320)), "x has shape [320]"),
+    ("Experts", feed("x", floats(0, 2**40)), "x has shape [0, 1099511627776]: a size is above 2^31 - 1"),
     ("Experts", weight(0, bytes_(2, 64, 31)), "gate_up bank 0 weight has shape [2, 64, 31]"),
     ("Experts", weight(0, bytes_(64, 32)), "gate_up bank 0 weight has shape"),
     ("Experts", weight(0, bytes_(2, 63, 32)), "gate_up"),
@@ -138,6 +139,7 @@ CASES: list[tuple[str, Change, str]] = [
     ("Route", entry("logits", np.inf), "NaN"),
     ("Route", entry("bias", np.nan), "NaN"),
     ("Route", feed("logits", floats(8)), "logits has shape [8]"),
+    ("Route", feed("logits", floats(0, 2**40)), "a size is above 2^31 - 1"),
     ("Route", feed("bias", floats(7)), "bias has shape [7], expected [8]"),
     ("Route", attribute(k=9), "k is 9, but only 8 of 8"),
     ("Route", attribute(k=0), "k must be at least 1"),
@@ -182,3 +184,16 @@ def test_attributes_of_the_portable_body_are_ignored() -> None:
     feeds, weights, attributes = valid_linear()
     expected = run("Linear", feeds, weights, attributes)[0]
     assert (run("Linear", feeds, weights, attributes | {"K": 64, "N": 7, "other": "x"})[0] == expected).all()
+
+
+def test_empty_tensors_of_any_size_take_neither_time_nor_memory() -> None:
+    _, weights, attributes = valid_linear()
+    empty = [
+        initializer(w.name, np.zeros(shape, t))
+        for w, shape, t in zip(
+            weights, [(0, 0), (0, 0), (0, 0), (0,)], [np.uint8, np.float16, np.uint8, np.float32], strict=True
+        )
+    ]
+    assert run("Linear", {"x": floats(2**30, 0)}, empty, attributes)[0].shape == (2**30, 0)
+    logits = {"logits": floats(0, 2**30)}
+    assert run("Route", logits, [], {"k": 2, "score": "softmax"})[0].shape == (0, 2)
