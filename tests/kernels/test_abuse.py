@@ -149,7 +149,7 @@ CASES: list[tuple[str, Change, str]] = [
     ("Route", attribute(groups=8, kept_groups=1), "only 1 of 8 experts are eligible"),
     ("Route", attribute(groups=8, kept_groups=2, group_score="sum2"), "sum2 needs groups of two"),
     ("Route", attribute(group_score="mean"), "mean"),
-    ("Route", attribute(score="sparsemixer"), "sparsemixer"),
+    ("Route", attribute(score="hash"), "not 'hash'"),
     ("Route", attribute(normalize=3), "normalize must be 0 or 1"),
 ]
 
