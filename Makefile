@@ -7,7 +7,7 @@ LLAMA_BIN ?= build/llama.cpp/bin
 $(READY): pyproject.toml constraints.txt $(shell find runtime/kernels compress/kernels -type f)
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt "scikit-build-core>=1.0" cmake ninja
-	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[cpu,compress,genai,test]"
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[cpu,compress,genai,gguf,test]"
 	touch $@
 
 .PHONY: setup demo test lint types bench clean
@@ -18,7 +18,6 @@ demo: $(READY)
 
 # Every figure beside the best peer's; close other programs first. LLAMA_BIN names a folder with a ready llama-bench.
 bench: $(READY) $(LLAMA_BIN)/llama-bench
-	$(BIN)/pip install -q -c constraints.txt gguf
 	LLAMA_BIN=$(LLAMA_BIN) $(BIN)/python -m benchmarks
 
 # llama.cpp comes inside the source package of llama-cpp-python, and is built for this machine.

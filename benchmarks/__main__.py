@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import prepare
+from benchmarks.compress import measure_compression
 from benchmarks.experts import LEVELS, measure_experts
 from benchmarks.layer import WIDTHS
 from benchmarks.machine import describe
@@ -23,6 +24,7 @@ from edgepress.progress import Track
 
 class Part(StrEnum):
     experts = "experts"
+    compress = "compress"
     whole = "whole"
 
 
@@ -33,11 +35,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    only: Annotated[Part | None, typer.Option(help="Leave the other part out.", show_default=False)] = None,
+    only: Annotated[Part | None, typer.Option(help="Leave the other parts out.", show_default=False)] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of every engine.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Of every engine.")] = usable_cores(Path("/")),
     output: Annotated[Path, typer.Option(help="Folder for results and what they need.")] = Path("bench-output"),
-    llama_bin: Annotated[Path, typer.Option(envvar="LLAMA_BIN", help="Folder of llama-bench.")] = LLAMA_BIN,
+    llama_bin: Annotated[Path, typer.Option(envvar="LLAMA_BIN", help="Folder of its programs.")] = LLAMA_BIN,
     checkpoint: Annotated[Path | None, typer.Option(help="A Qwen3-MoE instead of random weights.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Its 4-bit bundle, if there is one.")] = None,
 ) -> None:
@@ -60,11 +62,16 @@ def _measure(
     bundle: Path | None,
 ) -> str:  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
-    machine = describe(threads, llama_bin / "llama-bench" if Part.whole in wanted else None)
+    machine = describe(threads, llama_bin / "llama-bench" if wanted != [Part.experts] else None)
     tables: list[Table] = []
     with tracker() as track:
         if Part.experts in wanted:
             tables += [measure_experts(output, title, rounds, threads, track=track) for title in WIDTHS]
+        if Part.compress in wanted:
+            model = checkpoint or prepare.checkpoint(output / "work")
+            half = prepare.half_gguf(output / "work", model)
+            quantize = llama_bin / "llama-quantize"
+            tables.append(measure_compression(output, model, half, quantize, rounds, threads, track=track))
         if Part.whole in wanted:
             entrants = _entrants(output / "work", checkpoint, bundle, llama_bin, threads, track)
             tables.append(measure_whole(output, entrants, rounds, threads, track=track))

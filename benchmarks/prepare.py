@@ -57,12 +57,17 @@ def at_level(work: Path, source: Path, level: int) -> Path:
     return once(work / f"bundle-level-{level}", write)
 
 
+def half_gguf(work: Path, model: Path) -> Path:
+    """The model as a 16-bit GGUF file."""
+    return once(work / "F16.gguf", lambda file: run_module("benchmarks.qwen3_moe_to_gguf", model, file))
+
+
 def ggufs(work: Path, model: Path, llama_bin: Path, threads: int) -> dict[str, Path]:
     """Type -> GGUF file of that one type (embedding and head too); the 16-bit file in between is removed."""
     files = {kind: work / f"{kind}.gguf" for kind in GGUF_TYPES}
     if all(file.exists() for file in files.values()):
         return files
-    half = once(work / "F16.gguf", lambda file: run_module("benchmarks.qwen3_moe_to_gguf", model, file))
+    half = half_gguf(work, model)
     quantize = llama_bin / "llama-quantize"
     for kind, file in files.items():
         once(file, partial(_quantize, quantize, half, kind, threads))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,18 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Finished:
-    """`anonymous` is the largest RssAnon that was seen, in bytes: heap and stacks, not pages of mapped files."""
+    """What a program did.
+
+    Attributes:
+        anonymous: the largest RssAnon that was seen, in bytes: heap and stacks, not pages of mapped files.
+        resident: the peak of all resident memory, in bytes.
+    """
 
     stdout: str
     stderr: str
     seconds: float
     anonymous: int
+    resident: int
 
 
 def run(command: Sequence[str | Path]) -> Finished:
@@ -38,14 +44,15 @@ def run(command: Sequence[str | Path]) -> Finished:
             process = subprocess.Popen(words, stdout=stdout, stderr=stderr, env=_environment())
         except OSError as error:
             raise RuntimeFailure(f"cannot run {words[0]}: {error.strerror}") from None
-        anonymous = 0
+        anonymous = resident = 0
         while process.poll() is None:
             anonymous = max(anonymous, rss_anon(process.pid))
+            resident = max(resident, memory(process.pid, "VmHWM"))
             time.sleep(INTERVAL)
         seconds = time.perf_counter() - start
         stdout.seek(0)
         stderr.seek(0)
-        finished = Finished(stdout.read(), stderr.read(), seconds, anonymous)
+        finished = Finished(stdout.read(), stderr.read(), seconds, anonymous, resident)
     if process.returncode:
         last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise RuntimeFailure(f"{' '.join(words)} ended with status {process.returncode}: {last}")
@@ -65,9 +72,26 @@ def run_module(name: str, *arguments: str | Path) -> Finished:
 
 def rss_anon(pid: int | str) -> int:
     """Resident anonymous bytes of a process now; 0 if it has ended."""
+    return memory(pid, "RssAnon")
+
+
+def memory(pid: int | str, field: str) -> int:
+    """A field of /proc/<pid>/status, in bytes; 0 if the process has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return 0
-    lines = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    lines = (line for line in status.splitlines() if line.startswith(f"{field}:"))
     return next((int(line.split()[1]) * 1024 for line in lines), 0)
+
+
+def warm(files: Iterable[Path]) -> None:
+    """Read files into the page cache."""
+    for file in files:
+        with file.open("rb") as opened:
+            while opened.read(1 << 24):
+                pass
+
+
+def total_bytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)

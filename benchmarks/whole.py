@@ -6,7 +6,7 @@ anonymous after 16 tokens; of llama.cpp, which cannot be asked at that moment, t
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import llama
-from benchmarks.processes import run_module
+from benchmarks.processes import run_module, total_bytes, warm
 from benchmarks.rounds import Values, run_rounds
 from benchmarks.tables import OURS, Quantity, Table, make_table
 from edgepress.bundle import open_bundle
@@ -117,7 +117,7 @@ def contestants(entrants: Entrants, threads: int, lengths: Lengths) -> dict[str,
 
 
 def _our_turn(bundle: Path, threads: int, lengths: Lengths) -> Values:
-    _warm(bundle.iterdir())
+    warm(bundle.iterdir())
     ids = np.random.default_rng(0).integers(open_bundle(bundle).manifest.vocab_size, size=lengths.depth).tolist()
     prompt, continuation = ids[: lengths.prompt], ids[: lengths.generate]
     runs = [(prompt, []), (ids[:1], continuation), (ids, continuation)]
@@ -132,7 +132,7 @@ def _our_turn(bundle: Path, threads: int, lengths: Lengths) -> Values:
     first = json.loads(done.stdout)
     anonymous = first["anonymous"] / 1e9
     return values | {
-        SIZE: _bytes(bundle.iterdir()) / 1e9,
+        SIZE: total_bytes(bundle.iterdir()) / 1e9,
         _roofline(lengths): values[decode],
         LOAD: first["load_s"],
         PROCESS: done.seconds,
@@ -142,10 +142,10 @@ def _our_turn(bundle: Path, threads: int, lengths: Lengths) -> Values:
 
 
 def _llama_turn(llama_bench: Path, gguf: Path, repack: bool, threads: int, lengths: Lengths) -> Values:
-    _warm([gguf])
+    warm([gguf])
     speeds = llama.speeds(llama_bench, gguf, repack, threads, lengths.prompt, lengths.generate, lengths.depth)
     load_s, seconds, anonymous = llama.first_token(llama_bench, gguf, repack, threads, FIRST)
-    return speeds | {SIZE: _bytes([gguf]) / 1e9, LOAD: load_s, PROCESS: seconds, MEMORY: anonymous / 1e9}
+    return speeds | {SIZE: total_bytes([gguf]) / 1e9, LOAD: load_s, PROCESS: seconds, MEMORY: anonymous / 1e9}
 
 
 def _limits(cost: Cost, threads: int, lengths: Lengths) -> Values:
@@ -154,15 +154,3 @@ def _limits(cost: Cost, threads: int, lengths: Lengths) -> Values:
     bandwidth = read_bandwidth(np.ones(BUFFER // 8, np.int64), threads)
     allowed = 0.1 * (cost.data_bytes + cost.kv_bytes_per_token * FIRST)
     return {_roofline(lengths): bandwidth / needed, MEMORY_SHARE: allowed / 1e9}
-
-
-def _warm(files: Iterable[Path]) -> None:
-    """Read files into the page cache."""
-    for file in files:
-        with file.open("rb") as opened:
-            while opened.read(1 << 24):
-                pass
-
-
-def _bytes(files: Iterable[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
