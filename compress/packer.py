@@ -83,10 +83,11 @@ class Packer:
                 yield partial(self._expert_bias, i, stored.name, names)
 
     def _tensor(self, role: str, shape: tuple[int, ...]) -> Iterator[Task]:
-        return iter([partial(self._vector, role)]) if len(shape) == 1 else self._matrix(role)
+        return self._matrix(role) if len(shape) == 2 else iter([partial(self._vector, role)])
 
     def _vector(self, role: str) -> list[Run]:
-        return [(vector_name(self.spec, role), 0, self.checkpoint.tensor(role).astype(np.float32)[None])]
+        array = self.checkpoint.tensor(role).astype(np.float32)
+        return [(vector_name(self.spec, role), 0, array.reshape(-1, array.shape[-1]))]
 
     def _expert_bias(self, layer: int, name: str, parts: tuple[str, ...]) -> list[Run]:
         """A row for each expert, those of gate and up alternating."""

@@ -30,6 +30,7 @@ from edgepress.roles import layer_roles, split_role
 _IN_MEMORY = 500_000_000  # bytes of hidden states; more are mapped from a temporary file
 _HEAD_ROWS = 16384  # rows of the head that are float32 at a time
 _EXPERTS = "edgepress"
+_ROTARY = ("rotary_emb", "pos_emb")  # what families call it
 
 # expert, its input [n, H], gate weights [n], the input of its down projection [n, I], its output before the gate [n, H]
 ExpertObserver = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
@@ -110,7 +111,7 @@ class ReferenceModel:
                 config, dtype=torch.float32, attn_implementation=attention, experts_implementation=_EXPERTS
             )
         self._renamings, self._converters = _conversions(model.eval().requires_grad_(False))
-        self._path = self._renamed("layers.0.o").split(".0.", 1)[0]  # of the list of layers
+        self._path = self._renamed(f"layers.0.{self.spec.mixing_output(0)}").split(".0.", 1)[0]  # of the list of layers
         decoder, _, self._list = self._path.rpartition(".")
         self._decoder: Any = model.get_submodule(decoder)
         self._layers = list(getattr(self._decoder, self._list))
@@ -118,8 +119,9 @@ class ReferenceModel:
         self._norm = getattr(self._decoder, norm)
         setattr(self._decoder, norm, nn.Identity())
         self._types = getattr(config, "layer_types", None)
-        if hasattr(self._decoder, "rotary_emb"):
-            self._decoder.rotary_emb = type(self._decoder.rotary_emb)(config)  # its buffers are in no checkpoint
+        for name in _ROTARY:
+            if hasattr(self._decoder, name):
+                setattr(self._decoder, name, type(getattr(self._decoder, name))(config))  # buffers of no checkpoint
         self._decoder.embedding_multiplier = 1.0  # `embed` scales, once
         if self.spec.learned_positions:
             setattr(self._decoder, self._renamed("positions").split(".")[-2], _NoPositions())

@@ -15,12 +15,13 @@ from edgepress.devices.profile import Profile
 from edgepress.layout import Stored, kept_parameters, module_path, part_tensors, parts, vector_name
 from edgepress.plan import Plan
 from edgepress.roles import ffn_roles, layer_roles, roles
-from edgepress.state import layer_states
+from edgepress.state import states
 
 PARTS = ("embedding", "attention", "ffn", "experts", "shared", "router", "norms", "head")
 UBATCH = 512  # tokens of one prefill chunk
 CACHE_LINE = 64
 MIB = 2**20
+_ITEM_BYTES = {"cpu": 4, "cuda": 2}  # of activations
 
 # Fitted on public decode runs (slow end, fast end): the share of the peak bandwidth reached, and seconds per layer.
 ETA = (0.66, 0.80)
@@ -36,6 +37,7 @@ class Cost:
         active: part -> bytes read to decode one token: k experts of a layer, one row of the embedding.
         data_bytes: size of the data file, alignment included.
         kv_bytes_per_token: keys and values of one position in all layers.
+        state_bytes: what a sequence keeps whatever its length.
         parameters: weights kept. active_parameters: those that one token touches.
     """
 
@@ -43,6 +45,7 @@ class Cost:
     active: dict[str, int]
     data_bytes: int
     kv_bytes_per_token: int
+    state_bytes: int
     parameters: int
     active_parameters: int
 
@@ -74,6 +77,7 @@ def cost_of(spec: ModelSpec, plan: Plan, provider: str = "cpu") -> Cost:
         active=dict(active),
         data_bytes=data_file_bytes(tensors),
         kv_bytes_per_token=kv_bytes_per_token(spec, provider),
+        state_bytes=state_bytes(spec, provider),
         parameters=kept_parameters(spec, plan),
         active_parameters=active_parameters(spec),
     )
@@ -134,8 +138,12 @@ def kv_bytes_per_token(spec: ModelSpec, provider: str = "cpu") -> int:
     Latent attention keeps its compressed form. GroupQueryAttention keeps values as wide as keys, and all positions of
     a window's layer.
     """
-    items = sum(state.items for i in range(spec.layers) for state in layer_states(spec, i))
-    return items * (2 if provider == "cuda" else 4)
+    return _ITEM_BYTES[provider] * sum(state.items for state in states(spec) if state.grows)
+
+
+def state_bytes(spec: ModelSpec, provider: str = "cpu") -> int:
+    """What a sequence keeps whatever its length: the states of convolutions and recurrences."""
+    return _ITEM_BYTES[provider] * sum(state.items for state in states(spec) if not state.grows)
 
 
 def active_parameters(spec: ModelSpec) -> int:

@@ -16,6 +16,7 @@ from edgepress.devices.cost import (
     graph_bytes,
     kv_bytes_per_token,
     prefill_band,
+    state_bytes,
 )
 from edgepress.devices.profile import GIB, Profile
 from edgepress.errors import PlanError
@@ -113,7 +114,7 @@ def _beside_weights(spec: ModelSpec, device: Profile | None, context: int) -> di
     """Bytes in memory that are not weights. What a probe found available is already net of the system's share."""
     provider = device.provider if device else "cpu"
     return {
-        "kv": kv_bytes_per_token(spec, provider) * context,
+        "kv": kv_bytes_per_token(spec, provider) * context + state_bytes(spec, provider),
         "arena": arena_bytes(spec, context),
         "reserve": RESERVE[provider] if device and not device.available else 0,
     }

@@ -13,6 +13,7 @@ from typing import Any
 from edgepress import architectures
 from edgepress.errors import UnsupportedModel
 from edgepress.facts import METADATA, Config, Derived, From, flatten_rope
+from edgepress.mixers import Mixer
 from edgepress.sanity import check_relations, check_types
 
 
@@ -135,6 +136,16 @@ class ModelSpec:
     tied_head: bool = From("tie_word_embeddings", False)
     head_bias: bool = False
     context: int = From("max_position_embeddings", 2048)
+    mixer: Mixer | None = None
+
+    def mixer_of(self, layer: int) -> Mixer | None:
+        """What a layer has instead of attention."""
+        return self.mixer if self.mixer and layer in self.mixer.layers else None
+
+    def mixing_output(self, layer: int) -> str:
+        """The role of the last matrix of a layer's attention, or of what it has instead."""
+        mixer = self.mixer_of(layer)
+        return mixer.output if mixer else "o"
 
     def attention_of(self, layer: int) -> Attention:
         other = self.other_attention if layer in self.other_layers else None

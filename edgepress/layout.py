@@ -133,7 +133,7 @@ def expert_biases(spec: ModelSpec, plan: Plan, layer: int) -> list[Stored]:
 
 
 def _role_tensors(spec: ModelSpec, plan: Plan, role: str, shape: tuple[int, ...]) -> Iterator[Stored]:
-    if len(shape) == 1:
+    if len(shape) != 2:
         yield Stored(vector_name(spec, role), "float32", shape)
     elif role.endswith((".router", ".shared_gate")):
         yield Stored(f"{module_path(spec, role)}.weight", plan.dtype16, shape)

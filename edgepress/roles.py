@@ -31,8 +31,7 @@ def layer_roles(spec: ModelSpec, i: int) -> Iterator[tuple[str, tuple[int, ...]]
     """The (role, shape) pairs of layer i, without the `layers.{i}.` prefix."""
     if spec.pre_norm:
         yield from _norm("attention_norm", spec)
-    attention = spec.attention_of(i)
-    yield from (_mla_roles if attention.kind == "mla" else _gqa_roles)(spec, attention)
+    yield from _mixing_roles(spec, i)
     if spec.post_norm:
         yield from _norm("attention_post_norm", spec)
     if spec.pre_norm and not spec.parallel:
@@ -49,6 +48,13 @@ def _norm(name: str, spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield name, (spec.hidden_size,)
     if spec.norm_bias:
         yield f"{name}_bias", (spec.hidden_size,)
+
+
+def _mixing_roles(spec: ModelSpec, i: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if mixer := spec.mixer_of(i):
+        return mixer.roles(spec.hidden_size)
+    attention = spec.attention_of(i)
+    return (_mla_roles if attention.kind == "mla" else _gqa_roles)(spec, attention)
 
 
 def _gqa_roles(spec: ModelSpec, a: Attention) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -16,7 +16,7 @@ MOST = {"layers": 1024, "count": 8192, "groups": 8192}
 MOST_OF_ANYTHING = 2**31 - 1
 POSITIVE = frozenset(
     ["vocab_size", "hidden_size", "heads", "kv_heads", "layers", "context", "head_dim", "theta", "partial",
-     "count", "step", "k", "groups", "kept_groups", "shared_count", "window", "chunk", "temperature_floor"]
+     "count", "step", "k", "groups", "kept_groups", "shared_count", "window", "chunk", "temperature_floor", "kernel"]
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def _leaves(node: Any) -> Iterator[tuple[str, Any, Any]]:
         value = getattr(node, f.name)
         if is_dataclass(value):
             yield from _leaves(value)
-        elif not (value is None and f.name in ("experts", "other_attention", "rope")):
+        elif not (value is None and f.name in ("experts", "other_attention", "rope", "mixer")):
             yield f.name, value, f.type
 
 
@@ -45,7 +45,7 @@ def _is_a(value: Any, kind: Any) -> bool:
     if isinstance(kind, UnionType):
         return any(_is_a(value, option) for option in get_args(kind))
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_a(v, int) for v in value)
+        return isinstance(value, tuple) and all(_is_a(v, get_args(kind)[0]) for v in value)
     if kind is int:
         return type(value) is int and value >= 0
     if kind is float:
@@ -56,7 +56,7 @@ def _is_a(value: Any, kind: Any) -> bool:
 def _wanted(kind: Any) -> str:
     names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", NoneType: "null"}
     options = [names.get(option, str(option)) for option in (get_args(kind) or (kind,))]
-    return " or ".join(options) if isinstance(kind, UnionType) or kind in names else "a list of whole numbers"
+    return " or ".join(options) if isinstance(kind, UnionType) or kind in names else "a list"
 
 
 def check_relations(spec: "ModelSpec") -> None:

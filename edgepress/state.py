@@ -22,16 +22,28 @@ class State:
     shared: bool = False
 
     @property
+    def grows(self) -> bool:
+        return None in self.shape
+
+    @property
     def items(self) -> int:
-        """Values per sequence, or per token where an axis grows."""
+        """Values per sequence; per token where an axis grows."""
         return 0 if self.shared else prod(n for n in self.shape if n is not None)
 
 
 def layer_states(spec: ModelSpec, i: int) -> Iterator[State]:
     """The states of layer i, in the order in which its module takes and returns them."""
+    if mixer := spec.mixer_of(i):
+        yield State(f"past.{i}.conv", f"present.{i}.conv", (spec.hidden_size, mixer.kernel - 1))
+        return
     a = spec.attention_of(i)
     latent = a.kind == "mla"
     shape = (1, None, a.kv_rank + a.rope_head_dim) if latent else (a.kv_heads, None, a.head_dim)
     for name in ("key", "value"):
         shared = latent and name == "value"
         yield State(f"past_key_values.{i}.{name}", f"present.{i}.{name}", shape, shared)
+
+
+def states(spec: ModelSpec) -> Iterator[State]:
+    for i in range(spec.layers):
+        yield from layer_states(spec, i)

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder
 
 from edgepress.export.attention import GroupedQueryAttention
+from edgepress.export.convolution import ShortConvolution
 from edgepress.export.functions import OPSETS, Op, Value, constant
 from edgepress.export.latent import LatentAttention
 from edgepress.export.modules import Context, Embedding, FeedForward, Linear, Module, Norm, Positions, scaled
@@ -19,7 +20,7 @@ IR_VERSION = 10  # the first with `overload`
 INT64 = ir.DataType.INT64
 
 
-_ATTENTION = {"gqa": GroupedQueryAttention, "mla": LatentAttention}
+_MIXING = {"gqa": GroupedQueryAttention, "mla": LatentAttention, "short_convolution": ShortConvolution}
 
 
 class Layer(Module):
@@ -27,9 +28,9 @@ class Layer(Module):
 
     def __init__(self, context: Context, i: int, inside: str) -> None:
         spec = context.spec
-        super().__init__(module_path(spec, f"layers.{i}.o").rsplit(".", 2)[0], inside)
+        super().__init__(module_path(spec, f"layers.{i}.{spec.mixing_output(i)}").rsplit(".", 2)[0], inside)
         self.context = context
-        self.attention: Any = _ATTENTION[spec.attention_of(i).kind](context, i, self.path)
+        self.attention: Any = _MIXING[(spec.mixer_of(i) or spec.attention_of(i)).kind](context, i, self.path)
         self.attention_norms = self._norms(f"layers.{i}.attention", spec.pre_norm, spec.post_norm)
         self.ffn_norms = self._norms(f"layers.{i}.ffn", spec.pre_norm and not spec.parallel, spec.post_norm)
         if spec.has_experts(i):

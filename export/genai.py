@@ -1,11 +1,15 @@
 """genai_config.json: the same folder loads in onnxruntime-genai as a model of type "decoder"."""
 
+import re
 from typing import Any
 
+from edgepress.architecture import ModelSpec
 from edgepress.bundle import LIBRARY, MODEL
 from edgepress.files import read_json
 from edgepress.packed import WeightSource
-from edgepress.state import layer_states
+from edgepress.state import states
+
+_LAYER_TYPES = {"short_convolution": "conv"}
 
 
 def special_tokens(source: WeightSource) -> tuple[list[int], int | None]:
@@ -22,12 +26,12 @@ def special_tokens(source: WeightSource) -> tuple[list[int], int | None]:
 
 def genai_config(source: WeightSource, provider: str, with_library: bool) -> dict[str, Any]:
     spec = source.spec
-    kv_heads, _, head_size = next(layer_states(spec, 0)).shape
+    kv_heads, _, head_size = next(s for s in states(spec) if s.grows).shape
     eos, bos = special_tokens(source)
     options: dict[str, Any] = {"log_id": "edgepress", "provider_options": [] if provider == "cpu" else [{"cuda": {}}]}
     if with_library:
         options["custom_ops_library"] = LIBRARY
-    decoder = {
+    decoder: dict[str, Any] = {
         "session_options": options,
         "filename": MODEL,
         "head_size": head_size,
@@ -35,18 +39,12 @@ def genai_config(source: WeightSource, provider: str, with_library: bool) -> dic
         "num_attention_heads": spec.attention.heads,
         "num_key_value_heads": kv_heads,
         "num_hidden_layers": spec.layers,
-        "inputs": {
-            "input_ids": "input_ids",
-            "attention_mask": "attention_mask",
-            "past_key_names": "past_key_values.%d.key",
-            "past_value_names": "past_key_values.%d.value",
-        },
-        "outputs": {
-            "logits": "logits",
-            "present_key_names": "present.%d.key",
-            "present_value_names": "present.%d.value",
-        },
+        "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", **_state_names(spec, "past")},
+        "outputs": {"logits": "logits", **_state_names(spec, "present")},
     }
+    if spec.mixer:
+        decoder["layer_types"] = [_layer_type(spec, i) for i in range(spec.layers)]
+        decoder["conv_cache_size"] = spec.mixer.kernel - 1
     ends = eos or [spec.vocab_size - 1]
     model = {
         "type": "decoder",
@@ -59,3 +57,14 @@ def genai_config(source: WeightSource, provider: str, with_library: bool) -> dic
     }
     search = {"max_length": spec.context, "past_present_share_buffer": True, "do_sample": False}
     return {"model": model, "search": search}
+
+
+def _state_names(spec: ModelSpec, when: str) -> dict[str, str]:
+    """`past_key_names`: `past_key_values.%d.key`, and so on for every kind of state that the model has."""
+    patterns = (re.sub(r"\.\d+\.", ".%d.", getattr(state, when)) for state in states(spec))
+    return {f"{when}_{pattern.rsplit('.', 1)[1]}_names": pattern for pattern in patterns}
+
+
+def _layer_type(spec: ModelSpec, i: int) -> str:
+    mixer = spec.mixer_of(i)
+    return _LAYER_TYPES[mixer.kind] if mixer else "full_attention"

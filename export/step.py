@@ -37,11 +37,18 @@ class Step:
         """int64 [batch, sequence]: where the new tokens stand; a row shorter than the others begins at 0 as they do."""
 
         def make() -> Value:
-            count = op.Gather(op.Shape(self._ids), constant(op, 1), axis=0)
-            starts = op.Max(op.Sub(self._lengths, count), constant(op, 0))
-            return op.Add(op.Unsqueeze(starts, constant(op, [1])), op.Range(constant(op, 0), count, constant(op, 1)))
+            width = self._width(op)
+            starts = op.Max(op.Sub(self._lengths, width), constant(op, 0))
+            return op.Add(op.Unsqueeze(starts, constant(op, [1])), op.Range(constant(op, 0), width, constant(op, 1)))
 
         return self._once("positions", make)
+
+    def count(self, op: Op) -> Value:
+        """int64 [batch]: new tokens of each row, without the padding to their right."""
+        return self._once("count", lambda: op.Min(self._lengths, self._width(op)))
+
+    def _width(self, op: Op) -> Value:
+        return op.Gather(op.Shape(self._ids), constant(op, 1), axis=0)
 
     def rotary(self, op: Op, a: Attention) -> tuple[Value, Value]:
         """cos and sin [context, rotary_dim / 2], computed at load from the frequencies instead of being stored.

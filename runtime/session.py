@@ -1,6 +1,7 @@
 """A bundle in memory: prefill and decode over a key/value buffer that is allocated once."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,8 @@ class Session:
     """Logits of a bundle, for a fixed number of sequences that may differ in length.
 
     GroupQueryAttention writes each new key and value into the buffer of the past, in place; a row of the batch lies
-    left-aligned in it, and the padding to its right is overwritten as the row grows.
+    left-aligned in it, and the padding to its right is overwritten as the row grows. States of fixed size, which
+    convolutions and recurrences keep, lie in two buffers each that take turns.
 
     Attributes:
         path, manifest: of the bundle.
@@ -76,10 +78,11 @@ class Session:
         self._lengths = np.zeros(batch, np.int64)
         with providers.failures(f"no room to keep {batch} x {self.max_length} tokens; use a smaller max_length"):
             self._cache = self._buffers(batch, self.max_length)
+            self._next = {name: self._buffer(past, batch, 0) for name, past in self._pasts.items() if not _grows(past)}
         self.kv_bytes_per_token = self._bytes_per_token()
         self._binding = self._bind(self._cache)
         for name, value in self._cache.items():
-            self._binding.bind_ortvalue_output(_present(name), value)
+            self._binding.bind_ortvalue_output(_present(name), self._next.get(name, value))
         self.load_s = perf_counter() - start
 
     @property
@@ -90,6 +93,8 @@ class Session:
     def reset(self) -> None:
         """Forget all sequences."""
         self._lengths[:] = 0
+        for name in self._next:
+            self._cache[name].update_inplace(np.zeros(self._cache[name].shape(), _DTYPES[self._pasts[name].type]))
 
     def prefill(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """Forget what was there, read one prompt per row of the batch; float32 [batch, vocab] logits after each.
@@ -141,6 +146,10 @@ class Session:
     def _step(self, ids: np.ndarray, lengths: np.ndarray, keep: int) -> np.ndarray:
         logits = self._run(self._binding, ids, lengths, keep)
         self._lengths = lengths
+        for name in self._next:
+            self._cache[name], self._next[name] = self._next[name], self._cache[name]
+            self._binding.bind_ortvalue_input(name, self._cache[name])
+            self._binding.bind_ortvalue_output(_present(name), self._next[name])
         return logits
 
     def _run(self, binding: Any, ids: np.ndarray, lengths: np.ndarray, keep: int) -> np.ndarray:
@@ -154,22 +163,21 @@ class Session:
         return binding.get_outputs()[0].numpy().astype(np.float32, copy=False)
 
     def _buffers(self, batch: int, length: int) -> dict[str, Any]:
-        """Past name -> OrtValue [batch, kv_heads, length, head_dim]; latent attention has one for key and value."""
+        """Past name -> OrtValue with room for `length` tokens; latent attention has one for key and value."""
         buffers: dict[str, Any] = {}
-        for past in self._pasts:
-            key = past.name.replace(".value", ".key")
-            if self.manifest.shared_cache and key in buffers:
-                buffers[past.name] = buffers[key]
-            else:
-                shape = [batch, past.shape[1], length, past.shape[3]]
-                buffers[past.name] = providers.buffer(self.provider, shape, _DTYPES[past.type])
+        for name, past in self._pasts.items():
+            key = name.replace(".value", ".key")
+            shared = self.manifest.shared_cache and key in buffers
+            buffers[name] = buffers[key] if shared else self._buffer(past, batch, length)
         return buffers
 
+    def _buffer(self, past: Any, batch: int, length: int) -> Any:
+        shape = [batch, *(n if type(n) is int else length for n in past.shape[1:])]
+        return providers.buffer(self.provider, shape, _DTYPES[past.type])
+
     def _bytes_per_token(self) -> int:
-        buffers = {id(buffer): name for name, buffer in self._cache.items()}
-        pasts = {past.name: past for past in self._pasts}
-        own = (pasts[name] for name in buffers.values())
-        return sum(past.shape[1] * past.shape[3] * np.dtype(_DTYPES[past.type]).itemsize for past in own)
+        buffers = {id(buffer): self._pasts[name] for name, buffer in self._cache.items()}
+        return sum(_item_bytes(past) for past in buffers.values() if _grows(past))
 
     def _bind(self, pasts: dict[str, Any]) -> Any:
         """A binding of logits, its first output, and of pasts, which the caller keeps alive."""
@@ -191,16 +199,32 @@ class Session:
             raise InputError(f"token {ids.min()} or {ids.max()} is not in the vocabulary of {self.vocab_size}")
 
 
-def _past_inputs(session: Any, bundle: Bundle) -> list[Any]:
-    """The declared past inputs; raises BundleError if the model lacks the inputs and outputs of a bundle."""
+def _past_inputs(session: Any, bundle: Bundle) -> dict[str, Any]:
+    """The declared states; raises BundleError if the model lacks the inputs and outputs of a bundle."""
     inputs = {i.name: i for i in (*session.get_inputs(), *session.get_overridable_initializers())}
     outputs = {o.name for o in session.get_outputs()}
-    pasts = [i for name, i in inputs.items() if name.startswith("past_key_values.")]
-    sound = all(i.type in _DTYPES and len(i.shape) == 4 and all(type(n) is int for n in i.shape[1::2]) for i in pasts)
-    if not (sound and {*_INPUTS} <= {*inputs} and {"logits", *map(_present, (i.name for i in pasts))} <= outputs):
+    pasts = {name: i for name, i in inputs.items() if name.startswith(("past_key_values.", "past."))}
+    sound = all(map(_is_state, pasts.values()))
+    if not (sound and {*_INPUTS} <= {*inputs} and {"logits", *map(_present, pasts)} <= outputs):
         raise BundleError(f"{bundle.model} lacks inputs or outputs that every bundle has; write the bundle again")
     return pasts
 
 
+def _is_state(past: Any) -> bool:
+    """Whether it is a tensor of known type and size, but for the batch and for the sequence in keys and values."""
+    sizes = past.shape[1:]
+    known = [n for n in sizes if type(n) is int]
+    return past.type in _DTYPES and len(sizes) == len(known) + (past.name.startswith("past_key_values."))
+
+
+def _grows(past: Any) -> bool:
+    return any(type(n) is not int for n in past.shape[1:])
+
+
+def _item_bytes(past: Any) -> int:
+    """Bytes of a state per sequence, or per token."""
+    return prod(n for n in past.shape[1:] if type(n) is int) * np.dtype(_DTYPES[past.type]).itemsize
+
+
 def _present(past: str) -> str:
-    return past.replace("past_key_values", "present")
+    return past.replace("past_key_values.", "present.").replace("past.", "present.")

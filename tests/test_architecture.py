@@ -35,7 +35,8 @@ def test_every_literal_consumes_a_checkpoint_that_transformers_wrote(
 @pytest.mark.parametrize("model_type", OF_TYPE)
 def test_parameters_are_as_many_as_transformers_counts(model_type: str, tiny: Callable[[str], Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny(model_type))
-    biases = sum(b.numel() for name, b in model.named_buffers() if "e_score_correction_bias" in name)
+    choosing = ("e_score_correction_bias", "expert_bias")
+    biases = sum(b.numel() for name, b in model.named_buffers() if name.endswith(choosing))
     assert parameters(open_checkpoint(tiny(model_type)).spec) == model.num_parameters() + biases
 
 

@@ -34,6 +34,10 @@ OF_TYPE: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32, "intermediate_size": 96, "q_lora_rank": 32, "kv_lora_rank": 32,
         "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16,
     },
+    "lfm2_moe": {
+        **MIXTURE, "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "num_dense_layers": 1, "moe_intermediate_size": 64, "intermediate_size": 96, "conv_L_cache": 3,
+    },
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from edgepress.architecture import Fused
+from edgepress.facts import From, Layers
 
 DECODER = {
     "embedding": "model.embed_tokens.weight",
@@ -31,6 +32,27 @@ def swiglu(role: str, path: str) -> dict[str, str]:
         for part in ("gate", "up", "down")
         for suffix, leaf in (("", "weight"), ("_bias", "bias"))
     }
+
+
+def w123(role: str, path: str) -> dict[str, str]:
+    """The same where gate, up and down are called w1, w3 and w2, and have no biases."""
+    return {f"{role}.{part}": f"{path}.{leaf}.weight" for part, leaf in (("gate", "w1"), ("up", "w3"), ("down", "w2"))}
+
+
+def layers_of_type(wanted: str, otherwise: Any = ()) -> Any:
+    """A leaf: the layers that config.json gives this type; the others are of full_attention.
+
+    `otherwise`: a leaf, the layers where config.json gives no types.
+    """
+
+    def where(i: int, types: tuple[str, ...], chosen: tuple[int, ...]) -> bool:
+        if not types:
+            return i in chosen
+        if types[i] not in (wanted, "full_attention"):
+            raise ValueError(f"layer type {types[i]!r} is not known")
+        return types[i] == wanted
+
+    return Layers(where, From("layer_types", ()), otherwise)
 
 
 FFN = swiglu("layers.{i}.ffn", "model.layers.{i}.mlp")

@@ -19,12 +19,8 @@ ARCHITECTURE = Architecture(
     ),
     tensors=names.DECODER
     | names.ATTENTION
-    | {
-        "layers.{i}.router": f"{_MOE}.gate.weight",
-        "layers.{i}.experts.{e}.gate": f"{_MOE}.experts.{{e}}.w1.weight",
-        "layers.{i}.experts.{e}.up": f"{_MOE}.experts.{{e}}.w3.weight",
-        "layers.{i}.experts.{e}.down": f"{_MOE}.experts.{{e}}.w2.weight",
-    },
+    | names.w123("layers.{i}.experts.{e}", f"{_MOE}.experts.{{e}}")
+    | {"layers.{i}.router": f"{_MOE}.gate.weight"},
     fused=names.FUSED_EXPERTS,
     accepts=names.ACCEPTS,
 )

@@ -13,7 +13,7 @@ import typer
 from edgepress.architecture import ModelSpec
 from edgepress.bundle import MANIFEST, open_bundle
 from edgepress.cli.common import Json, human_bytes, print_json
-from edgepress.devices.cost import PARTS, active_parameters, kv_bytes_per_token, role_part
+from edgepress.devices.cost import PARTS, active_parameters, kv_bytes_per_token, role_part, state_bytes
 from edgepress.errors import BundleError
 from edgepress.roles import parameters, roles
 
@@ -68,8 +68,15 @@ def architecture_facts(spec: ModelSpec) -> dict[str, Any]:
         "intermediate_size": spec.intermediate,
         "vocab_size": spec.vocab_size,
         "context": spec.context,
-        "attention": {"kind": a.kind, "heads": a.heads, "kv_heads": a.kv_heads, "head_dim": a.head_dim},
+        "attention": {
+            "kind": a.kind,
+            "heads": a.heads,
+            "kv_heads": a.kv_heads,
+            "head_dim": a.head_dim,
+            "layers": spec.layers - sum(spec.mixer_of(i) is not None for i in range(spec.layers)),
+        },
         "kv_bytes_per_token": kv_bytes_per_token(spec),
+        "state_bytes": state_bytes(spec),
         "rope": {"kind": spec.rope.kind, "theta": spec.rope.theta},
         "tied_head": spec.tied_head,
         "experts": None,

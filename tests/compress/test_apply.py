@@ -59,7 +59,7 @@ def interrupted_after(count: int) -> Callable[[Iterable[T], str], Iterator[T]]:
     return track
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "deepseek_v3", "llama"])
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "deepseek_v3", "lfm2_moe", "llama"])
 def test_a_packed_folder_emits_what_the_packer_emits(model_type: str, tiny: Tiny, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tiny(model_type))
     plan = uniform_plan(checkpoint.spec, "4z")

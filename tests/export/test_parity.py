@@ -12,7 +12,7 @@ from edgepress.texts import read_text
 from tests.export.conftest import Bundles
 from tests.tiny import SAMPLE
 
-NAMES = ["qwen3_moe", "mixtral", "olmoe", "llama", "deepseek_v3", "sample"]
+NAMES = ["qwen3_moe", "mixtral", "olmoe", "llama", "deepseek_v3", "lfm2_moe", "sample"]
 LOGITS = 1e-2  # of the largest logit
 LENGTHS = (40, 7, 23)
 YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8, "beta_slow": 2, "original_max_position_embeddings": 64}
@@ -96,6 +96,7 @@ def test_the_sample_agrees_on_real_text(domain: str, bundle_of: Bundles) -> None
     ("qwen3_moe", {"mlp_only_layers": [0], "norm_topk_prob": False, "attention_bias": True}),
     ("llama", {"rope_scaling": YARN, "max_position_embeddings": 256}),
     ("deepseek_v3", {"rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3}, "rms_norm_eps": 1e-2}),
+    ("lfm2_moe", {"conv_bias": True, "use_expert_bias": False, "conv_L_cache": 4}),
     ("deepseek_v3", {"q_lora_rank": None, "rope_interleave": False, "v_head_dim": 40, "n_shared_experts": 2}),
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -60,16 +60,18 @@ def test_native_and_genai_write_the_same_tokens(width: str, bundle_of: Bundles) 
     assert len(with_genai) > NEW_TOKENS // 2
 
 
-def test_latent_attention_runs_in_genai(bundle_of: Bundles) -> None:
-    _, bundle = bundle_of("deepseek_v3")
+@pytest.mark.parametrize("name", ["deepseek_v3", "lfm2_moe"])
+def test_every_kind_of_state_runs_in_genai(name: str, bundle_of: Bundles) -> None:
+    _, bundle = bundle_of(name)
     prompt = tokens((PROMPT_TOKENS,)).tolist()
     with_genai = greedy_genai(bundle, prompt)
     assert greedy(Session(bundle), prompt)[: len(with_genai)] == with_genai
     assert len(with_genai) > NEW_TOKENS // 2
 
 
-def test_native_and_plain_latent_attention_differ_by_little(bundle_of: Bundles) -> None:
-    _, bundle = bundle_of("deepseek_v3", "4z")
+@pytest.mark.parametrize("name", ["deepseek_v3", "lfm2_moe"])
+def test_native_and_plain_differ_by_little_in_every_family(name: str, bundle_of: Bundles) -> None:
+    _, bundle = bundle_of(name, "4z")
     ids = tokens((2, 256))
     native, plain = (Session(bundle, native=native).logits(ids) for native in (True, False))
     assert mean_kl(native, plain) <= 1e-4
