@@ -10,7 +10,18 @@ $(READY): pyproject.toml constraints.txt $(shell find runtime/kernels compress/k
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[cpu,compress,genai,gguf,test]"
 	touch $@
 
-.PHONY: setup demo test lint types bench clean
+# Random calls of the kernels, right and wrong, under sanitizers. LIBFUZZER=1 guides them by coverage, and needs Clang.
+SECONDS ?= 600
+SEED ?= $(shell date +%s)
+LIBFUZZER ?=
+PRESET := $(if $(LIBFUZZER),libfuzzer,sanitized)
+PROGRAM := $(if $(LIBFUZZER),libfuzzer,fuzz)
+fuzz: $(READY)
+	PATH=$(abspath $(BIN)):$$PATH cmake -S runtime/kernels --preset $(PRESET)
+	$(BIN)/cmake --build build/tests/$(PRESET) --target $(PROGRAM)
+	build/tests/$(PRESET)/$(PROGRAM) $(if $(LIBFUZZER),-max_total_time=$(SECONDS),1000000000 $(SECONDS) $(SEED))
+
+.PHONY: setup demo test lint types bench fuzz clean
 setup: $(READY)
 
 demo: $(READY)

@@ -1,0 +1,158 @@
+// Random nodes, right and wrong, through the library's exported symbol: a right one must give what OPS.md says in every
+// variant of the kernels, whatever the threads; a wrong one an error that names the node. Aborts at the first that does
+// not. Runs under libFuzzer, or under fuzz_main.cc.
+#include <cstdio>
+#include <cstdlib>
+
+#include "expected.h"
+#include "isa.h"
+#include "spoil.h"
+
+extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions*, const OrtApiBase*);
+
+namespace {
+
+struct Outcome {
+  std::string error;  // empty: none
+  OrtValues outputs;
+};
+
+std::string take(OrtStatus* status) {
+  if (!status) return "";
+  const std::string message = status->message;
+  fake::api().ReleaseStatus(status);
+  return message;
+}
+
+const OrtCustomOp& find_op(const std::string& name) {
+  static const OrtSessionOptions options = [] {
+    OrtSessionOptions made;
+    static const OrtApiBase base{[](uint32_t) { return &fake::api(); }, nullptr};
+    if (RegisterCustomOps(&made, &base)) std::abort();
+    return made;
+  }();
+  for (const OrtCustomOp* op : options.domains.at(0)->ops)
+    if (op->GetName(op) == name) return *op;
+  std::abort();
+}
+
+// What ONNX Runtime itself checks before it makes a kernel.
+bool accepts(const OrtCustomOp& op, const RandomNode& node) {
+  const size_t declared = op.GetInputTypeCount(&op);
+  for (size_t i = 0; i < std::max(declared, node.inputs.size()); ++i) {
+    const size_t slot = std::min(i, declared - 1);
+    const auto kind = op.GetInputCharacteristic(&op, slot);
+    const OrtValue* value = i < node.inputs.size() ? node.inputs[i].get() : nullptr;
+    if (i >= declared && kind != INPUT_VARIADIC) return false;
+    if (!value && kind == INPUT_REQUIRED) return false;
+    const auto type = op.GetInputType(&op, slot);
+    if (value && type != TYPE_UNDEFINED && type != value->type) return false;
+  }
+  return true;
+}
+
+Outcome compute(const OrtCustomOp& op, void* kernel, const RandomNode& node, int threads, bool out_of_memory) {
+  OrtKernelContext context{op, node.inputs, {}, threads, node.guarded, out_of_memory};
+  Outcome outcome;
+  outcome.error = take(op.KernelComputeV2(kernel, &context));
+  outcome.outputs = std::move(context.outputs);
+  return outcome;
+}
+
+[[noreturn]] void fail(const RandomNode& node, const std::string& what) {
+  std::fprintf(stderr, "%s node '%s': %s\n", node.op.c_str(), node.info.name.c_str(), what.c_str());
+  for (const auto& value : node.inputs)
+    std::fprintf(stderr, "  input: type %d, shape %s\n", value ? value->type : -1,
+                 value ? edgepress::to_string(value->shape).c_str() : "(none)");
+  std::abort();
+}
+
+void expect_same(const RandomNode& node, const Outcome& one, const Outcome& other) {
+  if (one.error != other.error) fail(node, "depends on threads: '" + one.error + "', '" + other.error + "'");
+  for (size_t i = 0; one.error.empty() && i < one.outputs.size(); ++i) {
+    const OrtValue &a = *one.outputs[i], &b = *other.outputs[i];
+    if (a.shape != b.shape || (a.bytes && memcmp(a.buffer.data, b.buffer.data, a.bytes)))
+      fail(node, "output " + std::to_string(i) + " depends on threads");
+  }
+}
+
+// One thread; where `threads` > 1 also two calls at once on one kernel, each with as many.
+Outcome call(const RandomNode& node, const char* variant, int threads, bool out_of_memory) {
+  const OrtCustomOp& op = find_op(node.op);
+  if (!accepts(op, node)) return {"(refused before a kernel is made)", {}};
+  setenv("EDGEPRESS_ISA", variant, 1);
+  void* kernel = nullptr;
+  Outcome outcome;
+  outcome.error = take(op.CreateKernelV2(&op, &fake::api(), &node.info, &kernel));
+  if (!outcome.error.empty()) return outcome;
+  outcome = compute(op, kernel, node, 1, out_of_memory);
+  if (threads > 1) {
+    Outcome others[2];
+    std::thread beside([&] { others[0] = compute(op, kernel, node, threads, out_of_memory); });
+    others[1] = compute(op, kernel, node, threads, out_of_memory);
+    beside.join();
+    for (const Outcome& other : others) expect_same(node, outcome, other);
+  }
+  op.KernelDestroy(kernel);
+  return outcome;
+}
+
+void expect_values(const RandomNode& node, const std::string& variant, const OrtValue& y, const Expected& expected) {
+  if (static_cast<size_t>(y.count) != expected.value.size()) fail(node, "y has shape " + edgepress::to_string(y.shape));
+  for (size_t i = 0; i < expected.value.size(); ++i) {
+    const double got = y.as<float>()[i], off = std::fabs(got - expected.value[i]);
+    if (off <= expected.tolerance[i] + 1e-30) continue;
+    char text[200];
+    std::snprintf(text, sizeof text, "%s: y[%zu] is %g, expected %g within %g", variant.c_str(), i, got,
+                  expected.value[i], expected.tolerance[i]);
+    fail(node, text);
+  }
+}
+
+void expect_routes(const RandomNode& node, const OrtValues& outputs) {
+  const int64_t k = node.attribute<int64_t>("k"), experts = node.inputs[0]->shape[1], count = outputs[1]->count;
+  for (const auto& output : outputs)
+    if (output->shape != fake::Shape{node.inputs[0]->shape[0], k}) fail(node, "an output has another shape than [T, k]");
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t* ids = outputs[1]->as<int64_t>();
+    if (ids[i] < 0 || ids[i] >= experts) fail(node, "expert " + std::to_string(ids[i]) + " does not exist");
+    if (std::count(ids + i / k * k, ids + i, ids[i])) fail(node, "expert " + std::to_string(ids[i]) + " comes twice");
+    if (!std::isfinite(outputs[0]->as<float>()[i])) fail(node, "a weight is not finite");
+  }
+}
+
+void check_right(const RandomNode& node, int threads) {
+  const bool route = node.op == "Route";
+  const Expected expected = route ? Expected{} : node.op == "Linear" ? expected::of_linear(node) : expected::of_experts(node);
+  for (const edgepress::Kernels* kernels : edgepress::supported_kernels()) {
+    const Outcome outcome = call(node, kernels->name, threads, false);
+    if (!outcome.error.empty()) fail(node, "refused: " + outcome.error);
+    if (route) return expect_routes(node, outcome.outputs);  // not a matter of variants
+    expect_values(node, kernels->name, *outcome.outputs.at(0), expected);
+  }
+}
+
+void check_spoilt(Random& random, RandomNode& node, int threads) {
+  const Spoilt spoilt = spoil_node(random, node);
+  const auto supported = edgepress::supported_kernels();
+  const char* variant = supported[static_cast<size_t>(random.below(static_cast<int64_t>(supported.size())))]->name;
+  const std::string error = call(node, variant, threads, spoilt.out_of_memory).error;
+  if (error.empty() && spoilt.ending == Ending::refused) fail(node, "accepted");
+  const std::string name = node.info.name.empty() ? "(unnamed node)" : node.info.name;
+  const bool named = error[0] == '(' || (error.rfind(name + ": ", 0) == 0 && error.size() > name.size() + 2);
+  if (!error.empty() && !named) fail(node, "the error does not name it: " + error);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Random random(data, size);
+  const int threads = random.one_in(16) ? 3 : 1;
+  const bool right = random.one_in(2);
+  RandomNode node = random_node(random);
+  if (right)
+    check_right(node, threads);
+  else
+    check_spoilt(random, node, threads);
+  return 0;
+}

@@ -1,0 +1,163 @@
+// What goes wrong with nodes: one change to a right one.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "random_node.h"
+
+// How a call must end after a change.
+enum class Ending { any, refused };
+
+struct Spoilt {
+  Ending ending = Ending::any;
+  bool out_of_memory = false;
+};
+
+namespace spoil {
+
+constexpr int64_t kLeast = std::numeric_limits<int64_t>::min(), kMost = std::numeric_limits<int64_t>::max();
+
+inline int64_t odd_integer(Random& random) {
+  return random.pick<int64_t>({-1, 0, 1, 2, 3, 5, 16, 1000, int64_t{1} << 32, kMost, kLeast, kMost / 2 + 1});
+}
+
+// The same name, and contents of any kind in memory that fits the new type and shape.
+inline void replace(Random& random, RandomNode& node, size_t index, fake::Type type, fake::Shape shape) {
+  node.inputs[index] = std::make_unique<OrtValue>(type, std::move(shape), node.guarded);
+  fill_bits(random, *node.inputs[index]);
+}
+
+inline Ending axis(Random& random, RandomNode& node) {
+  const size_t index = static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+  const OrtValue& value = *node.inputs[index];
+  const size_t axis = static_cast<size_t>(random.below(static_cast<int64_t>(value.shape.size())));
+  const int64_t was = value.shape[axis], now = random.pick<int64_t>({0, was + 1, std::max<int64_t>(was - 1, 0), 2 * was});
+  // The tokens and sizes of x, and how many 16-bit matrices or rows there are, may be right.
+  const bool fixed = node.op == "Experts" && index > 0 && (axis > 0 || value.type == TYPE_FLOAT) && now != was;
+  fake::Shape shape = value.shape;
+  shape[axis] = now;
+  replace(random, node, index, value.type, std::move(shape));
+  return fixed ? Ending::refused : Ending::any;
+}
+
+inline Ending rank(Random& random, RandomNode& node) {
+  const size_t index = static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+  fake::Shape shape = node.inputs[index]->shape;
+  if (random.one_in(2))
+    shape.pop_back();
+  else
+    shape.insert(shape.begin(), 1);
+  replace(random, node, index, node.inputs[index]->type, std::move(shape));
+  return node.op == "Linear" && index == 0 ? Ending::any : Ending::refused;
+}
+
+inline Ending huge_empty(Random& random, RandomNode& node) {
+  const size_t index = static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+  fake::Shape shape = node.inputs[index]->shape;
+  const size_t huge = static_cast<size_t>(random.below(static_cast<int64_t>(shape.size())));
+  for (int64_t& size : shape) size = random.pick<int64_t>({0, 1});
+  shape[huge] = int64_t{1} << random.pick({20, 40, 62});
+  shape[(huge + 1) % shape.size()] = 0;
+  replace(random, node, index, node.inputs[index]->type, std::move(shape));
+  return Ending::any;
+}
+
+inline Ending type(Random& random, RandomNode& node) {
+  const size_t index = static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+  const fake::Type was = node.inputs[index]->type;
+  const fake::Type now = random.pick<fake::Type>(
+      {TYPE_FLOAT, TYPE_UINT8, TYPE_INT64, TYPE_FLOAT16, TYPE_BFLOAT16, fake::TYPE_INT32, fake::TYPE_DOUBLE});
+  replace(random, node, index, now, node.inputs[index]->shape);
+  const bool halves = was == TYPE_FLOAT16 || was == TYPE_BFLOAT16;  // of weights, either is right
+  return now == was || halves ? Ending::any : Ending::refused;
+}
+
+inline Ending inputs(Random& random, RandomNode& node) {
+  const size_t count = node.inputs.size(), index = static_cast<size_t>(random.below(static_cast<int64_t>(count)));
+  const bool optional = node.op == "Route" && index == 1;
+  switch (random.below(4)) {
+    case 0: node.inputs[index] = nullptr; break;
+    case 1: node.inputs.erase(node.inputs.begin() + static_cast<std::ptrdiff_t>(index)); break;
+    case 2: node.inputs.resize(index); break;
+    default: std::swap(node.inputs[index], node.inputs[(index + 1) % count]); return Ending::any;
+  }
+  return optional ? Ending::any : Ending::refused;
+}
+
+inline Ending extra_input(Random& random, RandomNode& node) {
+  add_floats(random, node, {2});
+  return node.op == "Route" && node.inputs.size() == 2 ? Ending::any : Ending::refused;
+}
+
+inline Ending contents(Random& random, RandomNode& node) {
+  fill_bits(random, *node.inputs[static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())))]);
+  return Ending::any;
+}
+
+// Ids that do not exist.
+inline Ending ids(Random& random, RandomNode& node) {
+  OrtValue& value = *node.inputs[node.op == "Experts" ? 2 : 0];
+  if (!value.count || node.op != "Experts") return Ending::any;
+  const int64_t experts = static_cast<int64_t>(node.attribute<std::vector<int64_t>>("down_map").size() / 2);
+  value.as<int64_t>()[random.below(value.count)] =
+      random.pick({experts, int64_t{-1}, int64_t{1} << 32, kMost, kLeast});
+  return Ending::refused;
+}
+
+// NaN and infinities, of routes an error.
+inline Ending elements(Random& random, RandomNode& node) {
+  const size_t index = node.op == "Experts" ? random.pick<size_t>({0, 1}) : node.inputs.size() - 1;
+  OrtValue& value = *node.inputs[node.op == "Linear" ? 0 : index];
+  for (int64_t i = value.count ? random.below(8) + 1 : 0; i > 0; --i)
+    value.as<float>()[random.below(value.count)] = random.pick({NAN, INFINITY, -INFINITY, INFINITY, -INFINITY, -NAN});
+  return node.op == "Experts" && index == 1 && value.count ? Ending::refused : Ending::any;
+}
+
+inline Attribute* random_attribute(Random& random, RandomNode& node) {
+  auto at = node.info.attributes.begin();
+  std::advance(at, random.below(static_cast<int64_t>(node.info.attributes.size())));
+  return &at->second;
+}
+
+inline Ending attribute_value(Random& random, RandomNode& node) {
+  Attribute* attribute = random_attribute(random, node);
+  if (auto* integer = std::get_if<int64_t>(attribute)) *integer = odd_integer(random);
+  if (auto* real = std::get_if<float>(attribute)) *real = random.pick({NAN, INFINITY, -1.0f, 0.0f, 1e38f});
+  if (auto* text = std::get_if<std::string>(attribute)) *text = random.pick<std::string>({"", "relu", "softmax", "max"});
+  if (auto* list = std::get_if<std::vector<int64_t>>(attribute)) {
+    const size_t at = random.bits() % list->size();
+    switch (random.below(4)) {
+      case 0: list->pop_back(); break;
+      case 1: list->push_back(odd_integer(random)); break;
+      case 2: list->clear(); break;
+      default: (*list)[at] = odd_integer(random);
+    }
+  }
+  return Ending::any;
+}
+
+inline Ending attribute_type(Random& random, RandomNode& node) {
+  *random_attribute(random, node) = random.pick<Attribute>({int64_t{1}, 1.0f, std::string("1"), std::vector<int64_t>{1}});
+  return Ending::any;
+}
+
+inline Ending no_attribute(Random& random, RandomNode& node) {
+  auto at = node.info.attributes.begin();
+  std::advance(at, random.below(static_cast<int64_t>(node.info.attributes.size())));
+  node.info.attributes.erase(at);
+  return Ending::any;
+}
+
+}  // namespace spoil
+
+inline Spoilt spoil_node(Random& random, RandomNode& node) {
+  using Change = Ending(Random&, RandomNode&);
+  Change* const changes[] = {spoil::axis,     spoil::rank,        spoil::huge_empty,      spoil::type,
+                             spoil::inputs,   spoil::extra_input, spoil::contents,        spoil::ids,
+                             spoil::elements, spoil::elements,    spoil::attribute_value, spoil::attribute_value,
+                             spoil::attribute_type, spoil::no_attribute};
+  const int64_t which = random.below(static_cast<int64_t>(std::size(changes)) + 1);
+  if (which == static_cast<int64_t>(std::size(changes))) return {Ending::refused, true};
+  return {changes[which](random, node)};
+}

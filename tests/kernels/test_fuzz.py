@@ -1,0 +1,21 @@
+"""The library without ONNX Runtime, under random calls, right and wrong; `make fuzz` runs more of them."""
+
+import pytest
+
+from tests.kernels.programs import build, run
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodes"),
+    [
+        ("native", 50_000),  # reads past the end of a tensor meet an unreadable page
+        ("sanitized", 30_000),
+        ("threads", 2_000),
+    ],
+)
+def test_random_calls_do_no_harm(kind: str, nodes: int) -> None:
+    assert f"{nodes} nodes of seed 0, from 0 on: no failure" in run(build(kind) / "fuzz", str(nodes))
+
+
+def test_micro_kernels_stay_in_their_memory() -> None:
+    assert run(build("sanitized") / "gemm_check").splitlines()[-1].endswith(" 0 differ")
