@@ -44,7 +44,7 @@ class Packer:
         self.plan = plan
         self.config = checkpoint.config
         self.folder = checkpoint.path
-        self.origin = origin(checkpoint.path)
+        self.origin = origin(checkpoint.source)
 
     def emit(self, part: str, sink: Sink) -> None:
         """Press one part (edgepress.layout.parts) and send every tensor of it to the sink, in runs of rows.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -39,22 +40,40 @@ class Checkpoint:
     """A model folder, opened: config and headers are read and checked at once, weights only when asked for.
 
     Attributes:
-        path: the folder. config: config.json, but for how the weights are quantized there. spec: what the model is.
+        source: the folder or GGUF file. path: the folder of its tokenizer files.
+        config: config.json, but for how the weights are quantized there. spec: what the model is.
         files: tensor name -> the file that holds it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        facts = read_config(path)
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        gguf = _open_gguf(source) if source.is_file() else None
+        facts = gguf.config if gguf else read_config(source)
         self.config = without_quantization(facts)
         self.architecture: Architecture = load_architecture(self.config["model_type"])
         self.spec: ModelSpec = read_spec(self.config, self.architecture)
-        self._reader: Reader = open_folder(path, facts)
+        self._reader: Reader = gguf or open_folder(source, facts)
         self.files: Mapping[str, Path] = self._reader.files
         self._shapes = dict(roles(self.spec))
         self._lock = Lock()
         self._block: tuple[tuple[str, int], np.ndarray] | None = None
         self._check_complete()
+
+    @cached_property
+    def path(self) -> Path:
+        """The folder of tokenizer.json and its like; of a GGUF file, a temporary one, which this object keeps."""
+        if self.source.is_dir():
+            return self.source
+        from edgepress.readers.gguf_tokenizer import write_tokenizer
+
+        self._companions = TemporaryDirectory(prefix="edgepress-")
+        folder = Path(self._companions.name)
+        try:
+            write_tokenizer(self._reader.metadata, folder, self.source)  # type: ignore[attr-defined]
+        except UnsupportedModel:
+            self._companions.cleanup()
+            raise
+        return folder
 
     def has(self, name: str) -> bool:
         return name in self.files
@@ -66,14 +85,14 @@ class Checkpoint:
             name = self._locate(role).name
             if name not in wanted:
                 if name not in self.files:
-                    raise CheckpointError(f"{self.path} lacks tensor {name} ({role}); the download may be incomplete")
+                    raise CheckpointError(f"{self.source} lacks tensor {name} ({role}); the download may be incomplete")
                 self._check_header(name, self._stored_shape(role))
                 wanted.add(name)
         extra = sorted(n for n in self.files if n not in wanted and not self._ignored(n))
         if extra:
             more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
             raise CheckpointError(
-                f"{self.path} holds tensor {extra[0]}{more}, which {self.spec.model_type} does not know; "
+                f"{self.source} holds tensor {extra[0]}{more}, which {self.spec.model_type} does not know; "
                 "the weights and config.json do not belong together"
             )
 
@@ -214,9 +233,9 @@ def resolve_model(model: str, *, weights: bool = True) -> Path:
     """
     path = Path(model)
     if path.exists():
-        if not path.is_dir():
-            raise InputError(f"{model} is a file; give a model folder or a hub id")
-        return path
+        if path.is_dir() or _is_gguf(path):
+            return path
+        raise InputError(f"{model} is a file, and no GGUF file; give a model folder, a GGUF file or a hub id")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
         raise InputError(f"{model} is neither a folder here nor a hub id like owner/name")
     from huggingface_hub import snapshot_download
@@ -229,6 +248,20 @@ def resolve_model(model: str, *, weights: bool = True) -> Path:
         raise CheckpointError(
             f"cannot download {model}: {first}; check the name and the network, or give a local folder"
         ) from None
+
+
+def _open_gguf(source: Path) -> Any:
+    from edgepress.readers.gguf_model import GgufReader  # needs the package gguf
+
+    return GgufReader(source)
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from None
 
 
 def open_checkpoint(model: str | Path) -> Checkpoint:

@@ -13,8 +13,8 @@ PARTS = ("compress", "export", "runtime", "devices")
 # Along the flow: export presses on the way; nothing else reaches into a sibling.
 ALLOWED = {"compress": set(), "export": {"compress"}, "runtime": set(), "devices": set(), "edgepress": set()}
 HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir", "transformers", "safetensors", "scipy", "ml_dtypes", "optimum",
-         "huggingface_hub", "matplotlib")  # fmt: skip
-READERS = ("reader", "safetensors", "scaled")
+         "huggingface_hub", "matplotlib", "gguf")  # fmt: skip
+READERS = ("reader", "safetensors", "scaled", "gguf_file", "gguf_model", "gguf_tokenizer")
 NEEDS_COMPRESS = {"edgepress.checkpoint", *(f"edgepress.readers.{name}" for name in READERS)}
 MOST_LINES = 400
 

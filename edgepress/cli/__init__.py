@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _missing_message(error: ModuleNotFoundError) -> str:
-    extra = "cpu" if error.name == "onnxruntime" else "compress"
+    extra = {"onnxruntime": "cpu", "gguf": "gguf"}.get(error.name or "", "compress")
     return f"this command needs the package {error.name}; install it with: pip install 'edgepress[{extra}]'"
 
 

@@ -80,13 +80,17 @@ def plan(
 
 def _read(model: str) -> tuple[ModelSpec, int]:
     """(spec, bytes of the tokenizer files): the weights need not be there."""
-    from edgepress.checkpoint import TOKENIZER_FILES, read_config, resolve_model, without_quantization
+    from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint, read_config, resolve_model, without_quantization
 
     folder = resolve_model(model, weights=False)
-    config = without_quantization(read_config(folder))
+    if folder.is_file():
+        checkpoint = Checkpoint(folder)
+        spec, folder = checkpoint.spec, checkpoint.path
+    else:
+        config = without_quantization(read_config(folder))
+        spec = read_spec(config, load_architecture(config["model_type"]))
     files = [folder / name for name in TOKENIZER_FILES]
-    overhead = sum(f.stat().st_size for f in files if f.is_file())
-    return read_spec(config, load_architecture(config["model_type"])), overhead
+    return spec, sum(f.stat().st_size for f in files if f.is_file())
 
 
 def _print_profile(profile: Profile, as_json: bool) -> None:

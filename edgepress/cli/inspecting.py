@@ -46,7 +46,7 @@ def inspect_model(model: str) -> dict[str, Any]:
     checkpoint = open_checkpoint(model)
     stored = part_bytes(checkpoint)
     return {
-        "model": str(checkpoint.path),
+        "model": str(checkpoint.source),
         **architecture_facts(checkpoint.spec),
         "dtypes": checkpoint.dtypes,
         "size_bytes": sum(stored.values()),

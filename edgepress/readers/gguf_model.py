@@ -1,0 +1,184 @@
+"""A GGUF file as a checkpoint: metadata becomes config.json, tensors get the names of the architecture's literal."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy
+import numpy as np
+from gguf.quants import dequantize
+
+from edgepress.architecture import Rope, load_architecture
+from edgepress.errors import UnsupportedModel
+from edgepress.readers.gguf_file import Header, Tensor, read_header
+from edgepress.readers.gguf_names import EXPERTS, FAMILIES, IGNORED, LAYER, LLAMA_WITH_EXPERTS, TENSORS, Family
+from edgepress.readers.reader import DTYPES, Held, read_array
+from edgepress.rope import inverse_frequencies
+
+_HEADS = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+_ROPE_FACTORS = "rope_freqs.weight"
+_READ = ("F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL",
+         "IQ4_XS", "MXFP4")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Rows of a tensor that are one tensor of the literal; `head_rows`: where rotary pairs of q or k are neighbours."""
+
+    tensor: str
+    first: int
+    shape: tuple[int, ...]
+    head_rows: int = 0
+
+
+class GgufReader:
+    """A Reader of one GGUF file.
+
+    Attributes:
+        config: what config.json would say.
+        metadata: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        header = read_header(path)
+        self.metadata = header.metadata
+        self._family = _family(path, header)
+        self._held = header.tensors
+        self.config = _config(path, self._family, header)
+
+    @cached_property
+    def _places(self) -> dict[str, _Place]:
+        return dict(_places(self._family, self.config, self._held))
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        return dict.fromkeys(self._places, self._path)
+
+    @cached_property
+    def tensors(self) -> dict[str, Held]:
+        return {name: self._facts(place) for name, place in self._places.items()}
+
+    def _facts(self, place: _Place) -> Held:
+        tensor = self._held[place.tensor]
+        kind = tensor.type.name
+        nbytes = tensor.nbytes * prod(place.shape) // prod(tensor.shape)
+        return Held(kind, DTYPES.get(kind, "float32") if kind in _READ else None, place.shape, nbytes)
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        place = self._places[name]
+        if not place.head_rows:
+            return self._read(place, start, stop)
+        if len(place.shape) == 1:
+            return self._read(place, start, stop)[:, _neighbours(place.head_rows, 0, place.shape[0])]
+        # Read the heads around the rows, and pick.
+        first = start // place.head_rows * place.head_rows
+        last = -(-stop // place.head_rows) * place.head_rows
+        return self._read(place, first, last)[_neighbours(place.head_rows, start, stop) - first]
+
+    def _read(self, place: _Place, start: int, stop: int) -> np.ndarray:
+        tensor = self._held[place.tensor]
+        columns = tensor.shape[-1]
+        row_bytes = tensor.nbytes // prod(tensor.shape[:-1])
+        offset = tensor.start + (place.first + start) * row_bytes
+        kind = tensor.type
+        if kind.name in DTYPES:
+            return read_array(self._path, place.tensor, DTYPES[kind.name], offset, (stop - start, columns))
+        packed = read_array(self._path, place.tensor, "uint8", offset, (stop - start, row_bytes))
+        with np.errstate(over="ignore", invalid="ignore"):  # the checkpoint refuses what is not finite by name
+            return np.asarray(dequantize(packed, kind), np.float32)
+
+
+def _neighbours(head_rows: int, start: int, stop: int) -> np.ndarray:
+    """Where rows of q or k lie in a file whose rotary pairs are neighbours: [2, half] of a head became [half, 2]."""
+    head, row = np.divmod(np.arange(start, stop), head_rows)
+    side, pair = np.divmod(row, head_rows // 2)
+    return head * head_rows + 2 * pair + side
+
+
+def _family(path: Path, header: Header) -> Family:
+    name = header.metadata.get("general.architecture")
+    if header.metadata.get("split.count", 0) > 1:
+        raise UnsupportedModel(f"{path} is one of several files; join them with llama-gguf-split --merge")
+    if name == "llama" and header.metadata.get("llama.expert_count", 0):
+        return LLAMA_WITH_EXPERTS
+    if name not in FAMILIES:
+        raise UnsupportedModel(
+            f"{path} has general.architecture={name!r}; edgepress reads GGUF files of {', '.join(FAMILIES)}; "
+            "give the model in Hugging Face layout"
+        )
+    return FAMILIES[name]
+
+
+def _config(path: Path, family: Family, header: Header) -> dict[str, Any]:
+    """What config.json would say; metadata of the architecture that is not understood is refused by name."""
+    prefix = f"{header.metadata['general.architecture']}."
+    facts = {k.removeprefix(prefix): v for k, v in header.metadata.items() if k.startswith(prefix)}
+    config: dict[str, Any] = {"model_type": family.model_type, **family.constants}
+    embedding = header.tensors.get("token_embd.weight")
+    config["vocab_size"] = embedding.shape[0] if embedding else None
+    for key, value in facts.items():
+        if key in family.facts:
+            config[family.facts[key]] = value
+        elif key not in IGNORED and not key.startswith("rope.scaling.") and value:
+            raise UnsupportedModel(f"{path} has {prefix}{key}={value!r}, which edgepress does not know")
+    if "attention.key_length" not in facts and "rope.dimension_count" in facts:
+        config["head_dim"] = facts["rope.dimension_count"]
+    config["tie_word_embeddings"] = "output.weight" not in header.tensors
+    if family.model_type == "llama":
+        config["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
+    config["rope_scaling"] = _rope_scaling(path, facts, config, header)
+    for name in ("bos", "eos"):
+        config[f"{name}_token_id"] = header.metadata.get(f"tokenizer.ggml.{name}_token_id")
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _rope_scaling(path: Path, facts: dict[str, Any], config: dict[str, Any], header: Header) -> dict[str, Any] | None:
+    kind = facts.get("rope.scaling.type", "none")
+    if _ROPE_FACTORS in header.tensors:
+        return _llama3(path, config, header.tensors[_ROPE_FACTORS])
+    if kind == "none":
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": facts.get("rope.scaling.factor")}
+    raise UnsupportedModel(f"{path} has rope.scaling.type={kind!r}, which edgepress does not read from GGUF files")
+
+
+def _llama3(path: Path, config: dict[str, Any], tensor: Tensor) -> dict[str, Any]:
+    """Llama 3's rotary scaling, which GGUF files hold as one divisor per frequency."""
+    stored = read_array(path, _ROPE_FACTORS, "float32", tensor.start, tensor.shape)
+    scaling = {"factor": float(stored.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192}  # fmt: skip
+    plain = Rope(float(config.get("rope_theta", 0)), "default", {}, 1.0)
+    scaled = replace(plain, kind="llama3", scaling=scaling)
+    expected, got = (inverse_frequencies(rope, 2 * stored.size, 8192)[0] for rope in (plain, scaled))
+    if not np.allclose(stored, expected / got, rtol=1e-4):
+        raise UnsupportedModel(f"{path} has rotary factors ({_ROPE_FACTORS}) that are not Llama 3's")
+    return {"rope_type": "llama3", **scaling}
+
+
+def _places(family: Family, config: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[tuple[str, _Place]]:
+    """(name that the literal has, where it is) of every tensor; one that is not known keeps its own name."""
+    names = load_architecture(family.model_type).tensors
+    for name, tensor in tensors.items():
+        if name == _ROPE_FACTORS:
+            continue
+        layer = re.fullmatch(r"blk\.(\d+)\.([a-z_]+)(?:\.(\d+))?\.(weight|bias)", name)
+        i, stem, e, leaf = layer.groups() if layer else (None, "", None, "weight")
+        if stem in EXPERTS and len(tensor.shape) == 3:
+            template = names[f"layers.{{i}}.experts.{{e}}.{EXPERTS[stem]}"]
+            for expert in range(tensor.shape[0]):
+                yield template.format(i=i, e=expert), _Place(name, expert * tensor.shape[1], tensor.shape[1:])
+            continue
+        role = TENSORS.get(name)
+        if stem in LAYER:
+            role = f"layers.{{i}}.{LAYER[stem]}{'_bias' * (leaf == 'bias')}"
+        if e is not None and stem in LAYER:
+            role = f"layers.{{i}}.experts.{{e}}.{LAYER[stem].removeprefix('ffn.')}"
+        heads = config[_HEADS[stem]] if family.rotates_pairs and stem in _HEADS else None
+        head_rows = tensor.shape[0] // heads if heads else 0
+        yield names.get(role or "", name).format(i=i, e=e), _Place(name, 0, tensor.shape, head_rows)

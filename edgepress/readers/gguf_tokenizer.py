@@ -1,0 +1,76 @@
+"""The tokenizer files of a GGUF file's metadata, built by transformers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgepress.errors import UnsupportedModel
+
+_BYTE_LEVEL, _SENTENCEPIECE = "gpt2", "llama"
+# llama.cpp's names of pre-tokenizers that split as GPT-2's does.
+_AS_GPT2 = ("gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "mellum", "modern-bert", "olmo", "mpt")
+_DIGITS_FIRST = ("smollm", "exaone", "codeshell", "minerva-7b")
+
+
+def write_tokenizer(metadata: Mapping[str, Any], folder: Path, source: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json and generation_config.json into a folder.
+
+    Raises:
+        UnsupportedModel: a tokenizer that cannot be rebuilt, or is damaged.
+    """
+    facts = {k.removeprefix("tokenizer.ggml."): v for k, v in metadata.items() if k.startswith("tokenizer.ggml.")}
+    try:
+        tokenizer = _build(str(metadata["general.architecture"]), facts)
+        config = _config(facts, metadata.get("tokenizer.chat_template"))
+    except UnsupportedModel:
+        raise
+    except Exception as cause:  # transformers and tokenizers raise nothing more specific
+        raise UnsupportedModel(
+            f"{source} has a tokenizer that cannot be rebuilt ({type(cause).__name__}: {cause}); "
+            "give the model in Hugging Face layout"
+        ) from None
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write(folder / "tokenizer_config.json", config)
+    ends = {f"{name}_token_id": facts.get(f"{name}_token_id") for name in ("bos", "eos")}
+    _write(folder / "generation_config.json", {key: value for key, value in ends.items() if value is not None})
+
+
+def _build(architecture: str, facts: Mapping[str, Any]) -> Any:
+    from tokenizers import pre_tokenizers
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+        GGUF_PRE_TOKENIZER_SPLITS,
+        GGUF_TOKENIZER_MAPPING,
+        convert_gguf_tokenizer,
+    )
+
+    model, pre = facts.get("model"), facts.get("pre", "gpt-2")
+    known = {*GGUF_PRE_TOKENIZER_SPLITS, *_AS_GPT2, *_DIGITS_FIRST}
+    if model not in (_BYTE_LEVEL, _SENTENCEPIECE) or (model == _BYTE_LEVEL and pre not in known):
+        what = f"tokenizer.ggml.model={model!r}" if model != _BYTE_LEVEL else f"tokenizer.ggml.pre={pre!r}"
+        raise UnsupportedModel(f"the file has {what}, which cannot be rebuilt; give the model in Hugging Face layout")
+    names = {key.removeprefix("ggml."): name for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items()}
+    tokenizer, _ = convert_gguf_tokenizer(architecture, {names[k]: v for k, v in facts.items() if k in names})
+    if model == _BYTE_LEVEL and pre in _DIGITS_FIRST:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    if model == _SENTENCEPIECE and not facts.get("add_space_prefix", True):
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    return tokenizer
+
+
+def _config(facts: Mapping[str, Any], template: Any) -> dict[str, Any]:
+    tokens = facts["tokens"]
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    ids = {f"{name}_token": facts.get(f"{key}_token_id") for name, key in names.items()}
+    config: dict[str, Any] = {name: tokens[index] for name, index in ids.items() if index is not None}
+    # llama.cpp begins a text of a sentencepiece vocabulary with bos unless the file says otherwise.
+    config["add_bos_token"] = facts.get("add_bos_token", facts.get("model") == _SENTENCEPIECE)
+    if isinstance(template, str):
+        config["chat_template"] = template
+    return config
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
