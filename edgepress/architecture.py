@@ -190,7 +190,7 @@ class Architecture:
 
     tensors: role -> name in the checkpoint and in the bundle, with `{i}` for the layer and `{e}` for the expert.
     fused: tensors that hold several roles, in some checkpoints or in all; as transformers' modules have them.
-    accepts: config keys whose value must be one of those listed (anything else is refused by name).
+    accepts: config keys whose value (or each, in a list) must be one of those listed; others are refused by name.
     ignores: config keys that do not change the function computed.
     ignored_tensors: regular expressions of tensors that are named as ignored.
     """
@@ -244,7 +244,8 @@ def _check_facts(config: Config, literal: Architecture) -> None:
     model_type = config.facts["model_type"]
     for key, value in config.facts.items():
         if key in literal.accepts:
-            if value is not None and value not in literal.accepts[key]:
+            values = value if isinstance(value, list) else [value]
+            if any(v is not None and v not in literal.accepts[key] for v in values):
                 raise UnsupportedModel(
                     f"config.json has {key}={value!r}, which edgepress does not handle for {model_type}; "
                     f"handled: {', '.join(repr(v) for v in literal.accepts[key])}"
@@ -262,6 +263,7 @@ _ROPE_PARAMETERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "default": ((), ()),
     "linear": (("factor",), ()),
     "llama3": (("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL), ()),
+    "ntk_alpha": (("alpha",), ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", _ORIGINAL)),
     "yarn": (
         (_ORIGINAL,),
         ("attention_factor", "beta_fast", "beta_slow", "factor", "mscale", "mscale_all_dim", "truncate"),

@@ -32,6 +32,8 @@ def _frequencies(rope: Rope, dim: int, context: int, long: bool) -> tuple[np.nda
     base = 1.0 / rope.theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
     if rope.kind == "linear":
         return base / _parameter(rope, "factor"), 1.0
+    if rope.kind == "ntk_alpha":  # Hunyuan: the base grows by a fixed factor
+        return base * _parameter(rope, "alpha") ** (-np.arange(0, dim, 2) / (dim - 2)), 1.0
     if rope.kind == "llama3":
         return _llama3(base, rope), 1.0
     if rope.kind == "yarn":

@@ -44,22 +44,22 @@ class Context:
         return list(matrix_tensors(module_path(self.spec, role), self.plan.format(role), shape, self.plan))
 
 
-def parameter(stored: Stored) -> nn.Parameter:
+def parameter(stored: Stored, inside: str) -> nn.Parameter:
     """A graph initializer without data; the writer points it into the data file."""
-    return nn.Parameter(stored.shape, DTYPES[stored.dtype], name=stored.name.rsplit(".", 1)[1])
+    return nn.Parameter(stored.shape, DTYPES[stored.dtype], name=stored.name.removeprefix(f"{inside}."))
 
 
 class Module(nn.Module):
-    """A module at a path of the checkpoint; `inside` is the path of the module that holds it."""
+    """A module at a path of the checkpoint; `inside` is the path of the module that holds it, or the same."""
 
     def __init__(self, path: str, inside: str = "") -> None:
-        super().__init__(path.removeprefix(f"{inside}.") if inside else path)
+        super().__init__("" if path == inside else path.removeprefix(f"{inside}."))
         self.path = path
 
     def hold(self, tensors: Iterable[Stored]) -> list[nn.Parameter]:
         held = []
         for stored in tensors:
-            value = parameter(stored)
+            value = parameter(stored, self.path)
             setattr(self, str(value.name), value)
             held.append(value)
         return held

@@ -1,7 +1,5 @@
 """The mixture-of-experts block: router, `Route`, `Experts`, and a shared expert where the model has one."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
@@ -118,40 +116,25 @@ class Router(Module):
     def __init__(self, context: Context, i: int, inside: str) -> None:
         spec, plan = context.spec, context.plan
         role = f"layers.{i}.router"
-        super().__init__(module_path(spec, role), inside)
+        super().__init__(inside, inside)  # its tensors lie side by side in some models
         assert spec.experts
         self.context, self.routing = context, spec.experts.routing
         self.shape = (len(plan.experts[i]), spec.hidden_size)
-        self.tensors = self.hold([Stored(f"{self.path}.weight", plan.dtype16, self.shape)])
+        self.tensors = self.hold([Stored(f"{module_path(spec, role)}.weight", plan.dtype16, self.shape)])
         self.logit_biases = self._held(f"{role}_logit_bias", self.routing.bias)
-        bias = choosing_bias(context, i)
-        self.biases = self.hold([bias] if bias and _module(bias) == self.path else [])
+        self.biases = self._held(f"{role}_bias", self.routing.correction_bias)
 
     def _held(self, role: str, there: bool) -> list[Value]:
         return self.hold([Stored(vector_name(self.context.spec, role), "float32", self.shape[:1])] if there else [])
 
-    def forward(self, op: Op, x: Value, biases: Sequence[Value]) -> tuple[Value, Value]:
-        """`biases`: the choosing bias, where it is not in this module of the checkpoint."""
+    def forward(self, op: Op, x: Value) -> tuple[Value, Value]:
         logits = linear(op, self.context, x, F16, self.shape, self.tensors, self.logit_biases)
         if self.context.half:
             logits = op.Cast(logits, to=ir.DataType.FLOAT)
         r = self.routing
         body = functions.route(r.score, r.normalize, r.correction_bias, r.groups, r.group_score, r.k)
-        weights, experts = op.builder.call(body, logits, *self.biases, *biases, **route_attributes(r))
+        weights, experts = op.builder.call(body, logits, *self.biases, **route_attributes(r))
         return weights, experts
-
-
-def choosing_bias(context: Context, i: int) -> Stored | None:
-    """The bias that serves to choose only; the checkpoint keeps it in the router's module, or in that around it."""
-    spec, count = context.spec, len(context.plan.experts[i])
-    assert spec.experts
-    if not spec.experts.routing.correction_bias:
-        return None
-    return Stored(vector_name(spec, f"layers.{i}.router_bias"), "float32", (count,))
-
-
-def _module(stored: Stored) -> str:
-    return stored.name.rsplit(".", 1)[0]
 
 
 def route_attributes(r: Routing) -> dict[str, object]:
@@ -179,8 +162,6 @@ class MixtureOfExperts(Module):
         self.context = context
         self.router = Router(context, i, self.path)
         self.experts = Experts(context, i, self.path)
-        bias = choosing_bias(context, i)
-        self.biases = self.hold([bias] if bias and _module(bias) == self.path else [])
         wide = spec.experts.shared_intermediate * spec.experts.shared_count
         self.shared = (
             FeedForward(context, f"layers.{i}.shared", wide, self.path, biased=spec.mlp_bias) if wide else None
@@ -189,7 +170,7 @@ class MixtureOfExperts(Module):
 
     def forward(self, op: Op, x: Value) -> Value:
         tokens = op.Reshape(x, constant(op, [-1, self.context.spec.hidden_size]))
-        weights, chosen = self.router(op, tokens, self.biases)
+        weights, chosen = self.router(op, tokens)
         y = op.Reshape(self.experts(op, tokens, weights, chosen), op.Shape(x))
         if self.shared is None:
             return y

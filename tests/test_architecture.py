@@ -14,9 +14,13 @@ from edgepress.errors import UnsupportedModel
 from edgepress.roles import parameters, roles, split_role
 from tests.tiny import OF_TYPE, tiny_checkpoint
 
+# What transformers' default config of a type leaves open.
+OPEN = {"dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6}}
+
 
 def spec_from(model_type: str, **facts: Any) -> Any:
     """The spec of transformers' own default config of a type, as it is saved, with some facts changed."""
+    facts = OPEN.get(model_type, {}) | facts
     config = json.loads(AutoConfig.for_model(model_type, **facts).to_json_string(use_diff=False))
     return read_spec(config, load_architecture(model_type))
 
@@ -128,15 +132,17 @@ def test_llama3_scaling_is_kept() -> None:
 
 @pytest.mark.parametrize("model_type", OF_TYPE)
 def test_a_fact_that_nobody_knows_is_refused_by_name(model_type: str) -> None:
-    config = {**AutoConfig.for_model(model_type).to_dict(), "residual_multiplier": 0.5}
-    with pytest.raises(UnsupportedModel, match=r"residual_multiplier=0\.5"):
+    config = {**AutoConfig.for_model(model_type, **OPEN.get(model_type, {})).to_dict(), "mixing_multiplier": 0.5}
+    with pytest.raises(UnsupportedModel, match=r"mixing_multiplier=0\.5"):
         read_spec(config, load_architecture(model_type))
 
 
 @pytest.mark.parametrize("model_type", OF_TYPE)
 def test_another_activation_is_refused_by_name(model_type: str) -> None:
-    config = {**AutoConfig.for_model(model_type).to_dict(), "hidden_act": "gelu"}
-    with pytest.raises(UnsupportedModel, match="hidden_act='gelu'"):
+    config = AutoConfig.for_model(model_type, **OPEN.get(model_type, {})).to_dict()
+    key = next(k for k in ("hidden_act", "hidden_activation", "activation_function") if k in config)
+    config[key] = "relu"
+    with pytest.raises(UnsupportedModel, match=f"{key}='relu'"):
         read_spec(config, load_architecture(model_type))
 
 

@@ -21,6 +21,8 @@ COMMON: dict[str, Any] = {
     "pad_token_id": None,
 }
 MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2}
+SIGMOID = {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+SLIDING = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}  # the upper layers
 OF_TYPE: dict[str, dict[str, Any]] = {
     "qwen3_moe": {
         **MIXTURE, "head_dim": 32, "moe_intermediate_size": 64, "intermediate_size": 96, "norm_topk_prob": True
@@ -28,6 +30,35 @@ OF_TYPE: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 96},
     "olmoe": {**MIXTURE, "intermediate_size": 64},
     "llama": {"intermediate_size": 96, "head_dim": 32},
+    "mistral": {"intermediate_size": 96, "head_dim": 32, "sliding_window": 16},
+    "qwen2": {"intermediate_size": 96, **SLIDING},
+    "qwen3": {"intermediate_size": 96, "head_dim": 32, **SLIDING},
+    "qwen2_moe": {
+        **MIXTURE, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96, "intermediate_size": 96,
+        **SLIDING, "num_hidden_layers": 3, "mlp_only_layers": [1],
+    },
+    "flex_olmo": {**MIXTURE, "intermediate_size": 64},
+    "granitemoe": {
+        "num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64, "embedding_multiplier": 6.0,
+        "attention_multiplier": 0.1, "residual_multiplier": 0.5, "logits_scaling": 4.0, "tie_word_embeddings": True,
+    },
+    "glm4_moe": {
+        **SIGMOID, "num_hidden_layers": 3, "head_dim": 32, "partial_rotary_factor": 0.5, "use_qk_norm": True,
+        "attention_bias": True, "n_group": 2, "topk_group": 1, "routed_scaling_factor": 1.5, "intermediate_size": 96,
+    },
+    "dots1": {
+        **SIGMOID, "head_dim": 32, "n_shared_experts": 2, "first_k_dense_replace": 1, "norm_topk_prob": True,
+        "num_hidden_layers": 3, "sliding_window": 16, "max_window_layers": 2, "routed_scaling_factor": 2.5,
+        "intermediate_size": 96,
+    },
+    "ernie4_5_moe": {
+        "moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 32, "intermediate_size": 96,
+        "num_hidden_layers": 4, "moe_layer_start_index": 1, "moe_layer_end_index": 2, "tie_word_embeddings": True,
+    },
+    "hunyuan_v1_moe": {"num_experts": 8, "moe_topk": 2, "intermediate_size": 64, "head_dim": 32},
+    "minimax_m2": {
+        "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 64, "head_dim": 32, "rotary_dim": 16
+    },
     "deepseek_v3": {
         "num_hidden_layers": 3, "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2,
         "n_group": 4, "topk_group": 2, "n_shared_experts": 1, "first_k_dense_replace": 1,
@@ -54,7 +85,7 @@ def tiny_checkpoint(model_type: str, folder: Path, *, dtype: str = "float16", se
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            if tensor.dim() == 1 and "inv_freq" not in name:
+            if tensor.squeeze().dim() == 1 and "inv_freq" not in name:
                 tensor.add_(torch.randn_like(tensor), alpha=0.1)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     for name in TOKENIZER_FILES:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from edgepress.architecture import Fused
-from edgepress.facts import From, Layers
+from edgepress.architecture import Fused, Routing
+from edgepress.errors import UnsupportedModel
+from edgepress.facts import Derived, From, Layers
 
 DECODER = {
     "embedding": "model.embed_tokens.weight",
@@ -70,6 +71,45 @@ def fused_experts(gate_up: str, down: str) -> tuple[Fused, ...]:
 
 _EXPERTS = "model.layers.{i}.mlp.experts"
 FUSED_EXPERTS = fused_experts(f"{_EXPERTS}.gate_up_proj", f"{_EXPERTS}.down_proj")
+
+SHARED = swiglu("layers.{i}.shared", "model.layers.{i}.mlp.shared_experts")
+
+CORRECTION_BIAS = {"layers.{i}.router_bias": "model.layers.{i}.mlp.gate.e_score_correction_bias"}
+
+# Norms of what attention and experts add, in models without norms before them.
+POST_NORMS = {
+    "layers.{i}.attention_post_norm": "model.layers.{i}.post_attention_layernorm.weight",
+    "layers.{i}.ffn_post_norm": "model.layers.{i}.post_feedforward_layernorm.weight",
+}
+
+SIGMOID_ROUTING = Routing(
+    score="sigmoid",
+    normalize=From("norm_topk_prob", True),
+    epsilon=1e-20,
+    correction_bias=True,
+    scaling=From("routed_scaling_factor", 1.0),
+    groups=From("n_group", 1),
+    kept_groups=From("topk_group", 1),
+    group_score="sum2",
+)
+
+
+def same_in_all_layers(key: str) -> Any:
+    """A leaf that the config gives once, or as a list with an entry for each layer."""
+
+    def same(value: Any) -> Any:
+        if isinstance(value, tuple) and len(set(value)) > 1:
+            raise UnsupportedModel(f"config.json has {key} that differs from layer to layer, which is not handled")
+        return value[0] if isinstance(value, tuple) else value
+
+    return Derived(same, From(key))
+
+
+WINDOW = Derived(lambda window: window or None, From("sliding_window", None))
+UPPER_LAYERS_SLIDE = layers_of_type(
+    "sliding_attention",
+    Layers(lambda i, on, first: on and i >= first, From("use_sliding_window", False), From("max_window_layers", 28)),
+)
 
 ACCEPTS: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),

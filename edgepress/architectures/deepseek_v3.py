@@ -1,7 +1,7 @@
 """DeepSeek-V3 and R1, Kimi-K2: latent attention, sigmoid routing with a choosing bias and group limits, a shared
 expert, dense first layers."""
 
-from edgepress.architecture import Architecture, Attention, Experts, ModelSpec, Rope, Routing
+from edgepress.architecture import Architecture, Attention, Experts, ModelSpec, Rope
 from edgepress.architectures import _names as names
 from edgepress.facts import From
 
@@ -21,16 +21,7 @@ ARCHITECTURE = Architecture(
         experts=Experts(
             count=From("n_routed_experts"),
             intermediate=From("moe_intermediate_size"),
-            routing=Routing(
-                score="sigmoid",
-                normalize=From("norm_topk_prob", True),
-                epsilon=1e-20,
-                correction_bias=True,
-                scaling=From("routed_scaling_factor", 1.0),
-                groups=From("n_group", 1),
-                kept_groups=From("topk_group", 1),
-                group_score="sum2",
-            ),
+            routing=names.SIGMOID_ROUTING,
             shared_intermediate=From("moe_intermediate_size"),
             shared_count=From("n_shared_experts", 1),
             first_dense=From("first_k_dense_replace", 0),
@@ -39,9 +30,9 @@ ARCHITECTURE = Architecture(
     tensors=names.DECODER
     | names.FFN
     | names.EXPERTS
-    | names.swiglu("layers.{i}.shared", "model.layers.{i}.mlp.shared_experts")
+    | names.SHARED
+    | names.CORRECTION_BIAS
     | {
-        "layers.{i}.router_bias": "model.layers.{i}.mlp.gate.e_score_correction_bias",
         "layers.{i}.q": f"{_ATTENTION}.q_proj.weight",
         "layers.{i}.q_a": f"{_ATTENTION}.q_a_proj.weight",
         "layers.{i}.q_a_norm": f"{_ATTENTION}.q_a_layernorm.weight",

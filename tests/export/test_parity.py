@@ -10,9 +10,9 @@ import pytest
 from edgepress.runtime import Session
 from edgepress.texts import read_text
 from tests.export.conftest import Bundles
-from tests.tiny import SAMPLE
+from tests.tiny import OF_TYPE, SAMPLE
 
-NAMES = ["qwen3_moe", "mixtral", "olmoe", "llama", "deepseek_v3", "lfm2_moe", "sample"]
+NAMES = [*OF_TYPE, "sample"]
 LOGITS = 1e-2  # of the largest logit
 LENGTHS = (40, 7, 23)
 YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8, "beta_slow": 2, "original_max_position_embeddings": 64}

@@ -1,0 +1,41 @@
+"""dots.llm1: q/k norms per head, DeepSeek-V3's routing without groups, shared experts, dense first layers."""
+
+from dataclasses import replace
+
+from edgepress.architecture import Architecture, Attention, Experts, ModelSpec
+from edgepress.architectures import _names as names
+from edgepress.facts import From, Layers
+
+_FULL = Attention(qk_norm="head")
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=_FULL,
+        other_attention=replace(_FULL, window=names.WINDOW),
+        other_layers=names.layers_of_type(
+            "sliding_attention",
+            Layers(
+                lambda i, window, first: window is not None and i >= first,
+                From("sliding_window", 4096),
+                From("max_window_layers", 62),
+            ),
+        ),
+        experts=Experts(
+            count=From("n_routed_experts"),
+            intermediate=From("moe_intermediate_size"),
+            routing=replace(names.SIGMOID_ROUTING, normalize=From("norm_topk_prob", False)),
+            shared_intermediate=From("moe_intermediate_size"),
+            shared_count=From("n_shared_experts", 1),
+            first_dense=From("first_k_dense_replace", 0),
+        ),
+    ),
+    tensors=names.DECODER
+    | names.ATTENTION
+    | names.QK_NORM
+    | names.FFN
+    | names.EXPERTS
+    | names.SHARED
+    | names.CORRECTION_BIAS,
+    fused=names.FUSED_EXPERTS,
+    accepts=names.ACCEPTS,
+)

@@ -1,0 +1,35 @@
+"""ERNIE 4.5: neighbours rotated, softmax routing with a choosing bias, shared experts, dense first and last layers."""
+
+from edgepress.architecture import Architecture, Attention, Experts, ModelSpec, Rope, Routing
+from edgepress.architectures import _names as names
+from edgepress.facts import From, Layers
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=Attention(qkv_bias=False, output_bias=False),
+        norm_epsilon=From("rms_norm_eps", 1e-5),
+        rope=Rope(theta=From("rope_theta", 5e5), interleaved=True),
+        tied_head=From("tie_word_embeddings", True),
+        experts=Experts(
+            count=From("moe_num_experts", 64),
+            intermediate=From("moe_intermediate_size"),
+            routing=Routing(
+                k=From("moe_k", 6), normalize=True, epsilon=From("moe_norm_min", 1e-12), correction_bias=True
+            ),
+            shared_intermediate=From("moe_intermediate_size"),
+            shared_count=From("moe_num_shared_experts", 2),
+            first_dense=From("moe_layer_start_index", 1),
+            step=From("moe_layer_interval", 1),
+            dense_layers=Layers(lambda i, last: last != -1 and i > last, From("moe_layer_end_index", -1)),
+        ),
+    ),
+    tensors=names.DECODER
+    | names.ATTENTION
+    | names.FFN
+    | names.EXPERTS
+    | names.SHARED
+    | {"layers.{i}.router_bias": "model.layers.{i}.mlp.moe_statics.e_score_correction_bias"},
+    fused=names.FUSED_EXPERTS,
+    accepts=names.ACCEPTS | {"use_bias": (False,)},
+    ignored_tensors=(r".*mtp.*",),  # multi-token prediction, which only serves speculative decoding
+)

@@ -1,0 +1,11 @@
+"""Mistral: Llama with a window in every layer, where the config gives one."""
+
+from edgepress.architecture import Architecture, Attention, ModelSpec
+from edgepress.architectures import _names as names
+from edgepress.facts import From
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(attention=Attention(qkv_bias=False, output_bias=False, window=From("sliding_window", None))),
+    tensors=names.DECODER | names.ATTENTION | names.FFN,
+    accepts=names.ACCEPTS,
+)

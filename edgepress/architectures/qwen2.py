@@ -1,0 +1,16 @@
+"""Qwen2 and Qwen2.5: biases on q, k and v; upper layers may have a window."""
+
+from dataclasses import replace
+
+from edgepress.architecture import Architecture, Attention, ModelSpec
+from edgepress.architectures import _names as names
+
+_FULL = Attention(qkv_bias=True, output_bias=False)
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=_FULL, other_attention=replace(_FULL, window=names.WINDOW), other_layers=names.UPPER_LAYERS_SLIDE
+    ),
+    tensors=names.DECODER | names.ATTENTION | names.FFN,
+    accepts=names.ACCEPTS,
+)

@@ -1,0 +1,16 @@
+"""Qwen3: q/k norms per head; upper layers may have a window."""
+
+from dataclasses import replace
+
+from edgepress.architecture import Architecture, Attention, ModelSpec
+from edgepress.architectures import _names as names
+
+_FULL = Attention(qk_norm="head")
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=_FULL, other_attention=replace(_FULL, window=names.WINDOW), other_layers=names.UPPER_LAYERS_SLIDE
+    ),
+    tensors=names.DECODER | names.ATTENTION | names.QK_NORM | names.FFN,
+    accepts=names.ACCEPTS,
+)
