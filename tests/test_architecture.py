@@ -140,7 +140,7 @@ def test_a_fact_that_nobody_knows_is_refused_by_name(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", OF_TYPE)
 def test_another_activation_is_refused_by_name(model_type: str) -> None:
     config = AutoConfig.for_model(model_type, **OPEN.get(model_type, {})).to_dict()
-    key = next(k for k in ("hidden_act", "hidden_activation", "activation_function") if k in config)
+    key = next((k for k in ("hidden_activation", "activation_function") if k in config), "hidden_act")
     config[key] = "relu"
     with pytest.raises(UnsupportedModel, match=f"{key}='relu'"):
         read_spec(config, load_architecture(model_type))
