@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import erf
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,14 @@ class Bank:
     tensors: tuple[Array, ...]
     values: Array
     bfloat: bool = False
+
+    @property
+    def magnitudes(self) -> Array:
+        """Bounds of the terms that a kernel may compute each value from."""
+        if self.bits == 16:
+            return np.abs(self.values)
+        scales = np.abs(self.tensors[1].astype(np.float64))
+        return np.repeat(scales, self.values.shape[-1] // scales.shape[-1], axis=-1) * 2**self.bits
 
     @property
     def dense(self) -> "Bank":
@@ -68,21 +77,54 @@ def pack(codes: Array, bits: int) -> Array:
 LARGEST = {2: 32767, 4: 127}  # activation code of each accuracy_level: int16 and int8
 
 
-def quantize_activations(x: Array, level: int) -> Array:
-    """What rounding per 32 values leaves of x [..., K]; scale and code in float32, as the kernels compute them."""
-    x = x.astype(np.float32)
-    out = np.zeros(x.shape)
-    for start in range(0, x.shape[-1], 32):
-        unit = x[..., start : start + 32]
+@dataclass(frozen=True)
+class Bounded:
+    """Values, and how far from them float32 kernels may be, in whatever order they add."""
+
+    value: Array
+    error: Array
+
+
+def exact(x: Array) -> Bounded:
+    return Bounded(x.astype(np.float64), np.zeros(x.shape))
+
+
+def quantize_activations(x: Bounded, level: int) -> Bounded:
+    """What rounding per 32 values leaves of x [..., K]; scale and code in float32, as the kernels compute them.
+
+    A code may be one off where the error of x may carry a value over a tie.
+    """
+    value, error = np.zeros(x.value.shape), np.zeros(x.value.shape)
+    for start in range(0, x.value.shape[-1], 32):
+        at = np.s_[..., start : start + 32]
+        unit, off = x.value[at].astype(np.float32), x.error[at]
         scale = np.abs(unit).max(axis=-1, keepdims=True) / np.float32(LARGEST[level])
-        codes = np.rint(unit / np.where(scale > 0, scale, np.float32(1)))
-        out[..., start : start + 32] = codes.astype(np.float64) * scale
-    return out
+        step = np.where(scale > 0, scale, np.float32(1))
+        codes = np.rint(unit / step)
+        largest_off = off.max(axis=-1, keepdims=True)
+        off_scale = np.where(largest_off > 0, largest_off / LARGEST[level] + 1e-7 * scale, 0)
+        off_code = np.where(off_scale > 0, (off + np.abs(codes) * off_scale) / step + 1e-7 * LARGEST[level], 0)
+        sure = np.abs(unit / step - codes) + off_code < 0.5
+        value[at] = codes.astype(np.float64) * scale
+        error[at] = np.where(sure | (off_scale == 0), np.abs(codes) * off_scale, off + scale + off_scale)
+    return Bounded(value, error)
 
 
-def product(x: Array, values: Array, bits: int, level: int) -> Array:
-    """x [T, K] times values [N, K] transposed."""
-    return (quantize_activations(x, level) if level in LARGEST and bits < 16 else x.astype(np.float64)) @ values.T
+def product(x: Bounded, bank: Bank, index: int | EllipsisType, level: int) -> Bounded:
+    """x [T, K] times a matrix [N, K] of a bank (of a dense one: `...`), transposed."""
+    if level in LARGEST and bank.bits < 16:
+        x = quantize_activations(x, level)
+    values, magnitudes = bank.values[index], bank.magnitudes[index]
+    epsilon = 6e-8 * (16 + 4 * np.sqrt(values.shape[-1]))  # a sum's rounding grows like a random walk
+    error = epsilon * (np.abs(x.value) @ magnitudes.T) + x.error @ np.abs(values).T
+    return Bounded(x.value @ values.T, error)
+
+
+def linear(x: Array, bank: Bank, bias: Array | None = None, level: int = 0) -> Bounded:
+    """`Linear` on a dense bank, x [..., K]."""
+    y = product(exact(x), bank, ..., level)
+    value = y.value if bias is None else y.value + bias
+    return Bounded(value, y.error + 1e-6 * np.abs(value))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -121,22 +163,31 @@ class Layer:
 
 
 def experts(x: Array, weights: Array, ids: Array, layer: Layer, level: int = 0, **activation: Any) -> Array:
-    y = np.zeros(x.shape)
+    return experts_bounded(x, weights, ids, layer, level, **activation).value
+
+
+def experts_bounded(x: Array, weights: Array, ids: Array, layer: Layer, level: int = 0, **activation: Any) -> Bounded:
+    value, error = np.zeros(x.shape), np.zeros(x.shape)
     for t, j in np.ndindex(*weights.shape):
         if weights[t, j] != 0:
-            y[t] += weights[t, j] * _expert(x[t : t + 1], int(ids[t, j]), layer, level, activation)[0]
-    return y
+            y = _expert(exact(x[t : t + 1]), int(ids[t, j]), layer, level, activation)
+            value[t] += weights[t, j] * y.value[0]
+            error[t] += np.abs(weights[t, j]) * (y.error + 1e-6 * np.abs(y.value))[0]
+    return Bounded(value, error)
 
 
-def _expert(x: Array, e: int, layer: Layer, level: int, activation: dict[str, Any]) -> Array:
+def _expert(x: Bounded, e: int, layer: Layer, level: int, activation: dict[str, Any]) -> Bounded:
     bank, index = layer.gate_up_map[e]
-    mixed = product(x, layer.gate_up[bank].values[index], layer.gate_up[bank].bits, level)
-    if layer.gate_up_bias is not None:
-        mixed = mixed + layer.gate_up_bias[e]
-    hidden = ACTIVATIONS[layer.activation](mixed[:, 0::2], mixed[:, 1::2], **activation)
+    mixed = product(x, layer.gate_up[bank], index, level)
+    value = mixed.value if layer.gate_up_bias is None else mixed.value + layer.gate_up_bias[e]
+    off = mixed.error + 4e-7 * np.abs(value)
+    hidden = ACTIVATIONS[layer.activation](value[:, 0::2], value[:, 1::2], **activation)
+    # No activation is steeper than 1.2 in its gate; up enters as u or u + 1.
+    gate, up = np.abs(value[:, 0::2]), np.abs(value[:, 1::2])
+    error = 1.2 * off[:, 0::2] * (up + off[:, 1::2] + 1) + gate * off[:, 1::2]
     bank, index = layer.down_map[e]
-    out = product(hidden, layer.down[bank].values[index], layer.down[bank].bits, level)
-    return out if layer.down_bias is None else out + layer.down_bias[e]
+    out = product(Bounded(hidden, error), layer.down[bank], index, level)
+    return out if layer.down_bias is None else Bounded(out.value + layer.down_bias[e], out.error)
 
 
 def route(
@@ -188,3 +239,9 @@ def relative_error(result: Array, expected: Array) -> float:
     if not expected.size:
         return 0.0
     return float(np.abs(result - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def assert_within(result: Array, expected: Bounded) -> None:
+    assert result.shape == expected.value.shape, f"{result.shape} is not {expected.value.shape}"
+    off = np.abs(result - expected.value) - expected.error - 1e-30
+    assert (off <= 0).all(), f"{off.max()} too far off, at {np.unravel_index(np.argmax(off), off.shape)}"

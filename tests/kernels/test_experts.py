@@ -10,28 +10,32 @@ from hypothesis import strategies as st
 
 from tests.kernels import nodes, reference
 from tests.kernels.nodes import VARIANTS, supported, variant
-from tests.kernels.reference import ACTIVATIONS, Array, Layer, random_bank, relative_error
+from tests.kernels.reference import ACTIVATIONS, Array, Layer, assert_within, random_bank, relative_error
 
-FLOAT, INT16, INT8 = 1e-5, 5e-5, 1e-4
+FLOAT = 1e-5
 LEVELS = (0, 2, 4)
 SUPPORTED = [v for v in VARIANTS if supported(v)]
 Formats = list[tuple[int, bool]]
 MIXED: Formats = [(4, False), (8, True), (16, False), (4, True)]
+FORMATS: Formats = [*MIXED, (8, False)]
 
 
 def random_layer(
     rng: np.random.Generator, count: int, hidden: int, inner: int, gate_up: Formats, down: Formats, *, block: int = 32,
-    bfloat: bool = False, biased: bool = False, activation: str = "silu",
+    bfloat: bool = False, biased: bool = False, activation: str = "silu", pruned: int = 0,
 ) -> Layer:  # fmt: skip
-    """Experts scattered over the banks, independently for the two projections, in any order."""
+    """Experts scattered over the banks, independently for the two projections, in any order.
+
+    Each bank begins with `pruned` matrices that belong to no expert.
+    """
 
     def scatter(formats: Formats, rows: int, columns: int) -> tuple[list[Any], list[tuple[int, int]]]:
         of_expert = rng.integers(0, len(formats), count)
         index = [int((of_expert[:e] == of_expert[e]).sum()) for e in range(count)]
         sizes = np.bincount(of_expert, minlength=len(formats))
-        flipped = [(int(b), int(sizes[b]) - 1 - i) for b, i in zip(of_expert, index, strict=True)]
+        flipped = [(int(b), int(sizes[b]) - 1 - i + pruned) for b, i in zip(of_expert, index, strict=True)]
         banks = [
-            random_bank(rng, (max(int(size), 1), rows, columns), bits, asymmetric, block, bfloat)
+            random_bank(rng, (max(int(size), 1) + pruned, rows, columns), bits, asymmetric, block, bfloat)
             for size, (bits, asymmetric) in zip(sizes, formats, strict=True)
         ]
         return banks, flipped
@@ -49,24 +53,14 @@ def inputs(rng: np.random.Generator, tokens: int, hidden: int) -> Array:
     return rng.standard_normal((tokens, hidden)).astype(np.float32) * np.float32(0.3)
 
 
-def assert_equal_up_to_ties(y: Array, expected: Array) -> None:
-    """Here and there a hidden value lies so close to a rounding boundary that float32 and float64 part ways."""
-    errors = np.array([relative_error(y[t : t + 1], expected[t : t + 1]) for t in range(len(y))])
-    assert (errors <= INT8).mean() >= 0.9 if len(y) > 10 else (errors <= INT8).all()
-    assert (errors <= 5e-3).all()
-
-
-def check(name: str, layer: Layer, tokens: int, k: int, level: int, seed: int = 0) -> None:
+def check(name: str, layer: Layer, tokens: int, k: int, level: int, seed: int = 0, skipped: float = 0) -> None:
     rng = np.random.default_rng(seed)
     x = inputs(rng, tokens, layer.gate_up[0].values.shape[-1])
     weights, ids = random_routes(rng, tokens, k, layer.count)
+    weights[rng.random(weights.shape) < skipped] = 0
     with variant(name):
         y = nodes.experts(x, weights, ids, layer, accuracy_level=level)
-    expected = reference.experts(x, weights, ids, layer, level)
-    if level == 4:
-        assert_equal_up_to_ties(y, expected)
-    else:
-        assert relative_error(y, expected) <= (FLOAT if level == 0 else INT16)
+    assert_within(y, reference.experts_bounded(x, weights, ids, layer, level))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -104,19 +98,27 @@ def test_16_bit_experts_of_odd_sizes(name: str, bfloat: bool) -> None:
     check(name, layer, 6, 2, 4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
-    name=st.sampled_from(SUPPORTED), gate_up=st.lists(st.sampled_from(MIXED), min_size=1, max_size=3),
-    down=st.lists(st.sampled_from(MIXED), min_size=1, max_size=3),
-    blocks=st.tuples(st.integers(1, 4), st.integers(1, 4)), count=st.integers(1, 12), tokens=st.integers(0, 20),
-    k=st.integers(1, 6), seed=st.integers(0, 1000),
+    name=st.sampled_from(SUPPORTED), level=st.sampled_from(LEVELS), block=st.sampled_from([16, 32, 64, 128]),
+    gate_up=st.lists(st.sampled_from(FORMATS), min_size=1, max_size=3),
+    down=st.lists(st.sampled_from(FORMATS), min_size=1, max_size=3), bfloat=st.booleans(),
+    blocks=st.tuples(st.integers(1, 4), st.integers(1, 4)), count=st.integers(1, 12), pruned=st.integers(0, 2),
+    tokens=st.one_of(st.integers(0, 8), st.integers(60, 70)), k=st.integers(0, 8),
+    skipped=st.sampled_from([0, 0.5, 1]), biased=st.booleans(), activation=st.sampled_from(list(ACTIVATIONS)),
+    seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_any_shape(
-    name: str, gate_up: Formats, down: Formats, blocks: tuple[int, int], count: int, tokens: int, k: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    layer = random_layer(rng, count, 32 * blocks[0], 32 * blocks[1], gate_up, down)
-    check(name, layer, tokens, k, 0, seed)
+def test_any_layer_and_routes(
+    name: str, level: int, block: int, gate_up: Formats, down: Formats, bfloat: bool, blocks: tuple[int, int],
+    count: int, pruned: int, tokens: int, k: int, skipped: float, biased: bool, activation: str, seed: int,
+) -> None:  # fmt: skip
+    """Few experts for many routes repeat in a token; more experts than routes leave some without tokens."""
+    hidden, inner = (block * n for n in blocks)
+    layer = random_layer(
+        np.random.default_rng(seed), count, hidden, inner, gate_up, down, block=block, bfloat=bfloat, biased=biased,
+        activation=activation, pruned=pruned,
+    )  # fmt: skip
+    check(name, layer, tokens, k, level, seed, skipped)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -169,16 +171,19 @@ def test_results_do_not_depend_on_the_number_of_threads(level: int, tokens: int)
     assert all((one == other).all() for other in others)
 
 
-def test_one_session_serves_several_threads() -> None:
+@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("level", LEVELS)
+def test_two_sessions_and_eight_threads_at_once_give_the_bits_of_one(name: str, level: int) -> None:
     rng = np.random.default_rng(13)
     layer = random_layer(rng, 6, 128, 96, MIXED, MIXED)
     feeds = []
-    for tokens in range(1, 9):
+    for tokens in (1, 2, 3, 5, 8, 13, 40, 70):
         weights, ids = random_routes(rng, tokens, 2, 6)
         feeds.append({"x": inputs(rng, tokens, 128), "weights": weights, "experts": ids})
-    attributes = nodes.experts_attributes(layer) | {"accuracy_level": 4}
-    session = nodes.session("Experts", feeds[0], nodes.experts_weights(layer), attributes, threads=2)
-    alone = [session.run(None, f)[0] for f in feeds]
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda i: session.run(None, feeds[i % 8])[0], range(200)))
-    assert all((y == alone[i % 8]).all() for i, y in enumerate(together))
+    node = (nodes.experts_weights(layer), nodes.experts_attributes(layer) | {"accuracy_level": level})
+    with variant(name):
+        one, *two = (nodes.session("Experts", feeds[0], *node, threads=n) for n in (1, 2, 2))
+    alone = [one.run(None, feed)[0] for feed in feeds]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda i: two[i % 2].run(None, feeds[i // 2 % 8])[0], range(160)))
+    assert all(np.array_equal(y, alone[i // 2 % 8]) for i, y in enumerate(together))

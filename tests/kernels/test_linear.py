@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kernels import reference
 from tests.kernels.nodes import VARIANTS, linear, supported, variant
-from tests.kernels.reference import Bank, product, random_bank, relative_error
+from tests.kernels.reference import Array, Bank, assert_within, random_bank, relative_error
 
 TOLERANCE = {0: 1e-5, 2: 1e-5, 4: 1e-4}  # of each accuracy_level, against the same rounding in numpy
 SUPPORTED = [v for v in VARIANTS if supported(v)]
 
 
-def check(name: str, bank: Bank, tokens: int, level: int, block: int, seed: int = 0) -> None:
+def check(name: str, bank: Bank, tokens: int, level: int, block: int, seed: int = 0, bias: Array | None = None) -> None:
     x = np.random.default_rng(seed).standard_normal((tokens, bank.values.shape[-1])).astype(np.float32)
     with variant(name):
-        y = linear(x, bank, accuracy_level=level, block_size=block)
-    expected = product(x, bank.values, bank.bits, level)
-    assert relative_error(y, expected) <= TOLERANCE[level]
+        y = linear(x, bank, bias, accuracy_level=level, block_size=block)
+    assert_within(y, reference.linear(x, bank, bias, level))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -39,17 +39,20 @@ def test_16_bit_rows_of_any_length(name: str, bfloat: bool, columns: int) -> Non
     check(name, random_bank(np.random.default_rng(1), (1, 9, columns), 16, bfloat=bfloat).dense, 6, 4, 32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     name=st.sampled_from(SUPPORTED), level=st.sampled_from(list(TOLERANCE)), block=st.sampled_from([16, 32, 64, 128]),
-    bits=st.sampled_from([4, 8]), asymmetric=st.booleans(), blocks=st.integers(1, 40), rows=st.integers(1, 140),
-    tokens=st.integers(0, 70), seed=st.integers(0, 1000),
+    form=st.sampled_from([(4, False), (4, True), (8, False), (8, True), (16, False)]), bfloat=st.booleans(),
+    blocks=st.integers(1, 40), rows=st.integers(1, 140), tokens=st.integers(0, 70), biased=st.booleans(),
+    seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_any_shape(
-    name: str, level: int, block: int, bits: int, asymmetric: bool, blocks: int, rows: int, tokens: int, seed: int
-) -> None:
-    bank = random_bank(np.random.default_rng(seed), (1, rows, blocks * block), bits, asymmetric, block).dense
-    check(name, bank, tokens, level, block, seed)
+def test_any_matrix(
+    name: str, level: int, block: int, form: tuple[int, bool], bfloat: bool, blocks: int, rows: int, tokens: int,
+    biased: bool, seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    bank = random_bank(rng, (1, rows, blocks * block), *form, block, bfloat).dense
+    check(name, bank, tokens, level, block, seed, rng.standard_normal(rows).astype(np.float32) if biased else None)
 
 
 @pytest.mark.parametrize("name", SUPPORTED)

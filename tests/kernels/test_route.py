@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.kernels import reference
@@ -49,24 +49,34 @@ def test_routing_of(model_type: str, tokens: int) -> None:
     check(logits, (0.1 * rng.standard_normal(64)).astype(np.float32) if biased else None, attributes)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
-    score=st.sampled_from(["softmax", "sigmoid", "softmax_topk"]), groups=st.integers(1, 4), size=st.integers(2, 9),
-    kept=st.integers(1, 4), k=st.integers(1, 9), group_score=st.sampled_from(["max", "sum2"]),
-    normalize=st.integers(0, 1), biased=st.booleans(), seed=st.integers(0, 1000),
+    score=st.sampled_from(["softmax", "sigmoid", "softmax_topk", "sparsemixer"]), groups=st.integers(1, 4),
+    size=st.integers(2, 9), kept=st.integers(1, 4), k=st.integers(1, 36), group_score=st.sampled_from(["max", "sum2"]),
+    normalize=st.integers(0, 1), biased=st.booleans(), epsilon=st.sampled_from([0.0, 1e-3]),
+    scaling=st.sampled_from([1.0, 2.5]), threshold=st.sampled_from([0.0, 0.123]), tokens=st.integers(0, 20),
+    seed=st.integers(0, 1000),
 )  # fmt: skip
 def test_any_routing(
-    score: str, groups: int, size: int, kept: int, k: int, group_score: str, normalize: int, biased: bool, seed: int
-) -> None:
+    score: str, groups: int, size: int, kept: int, k: int, group_score: str, normalize: int, biased: bool,
+    epsilon: float, scaling: float, threshold: float, tokens: int, seed: int,
+) -> None:  # fmt: skip
+    if score == "sparsemixer":
+        groups, biased = 1, False
     kept = min(kept, groups)
     attributes = {
         "k": min(k, kept * size), "score": score, "groups": groups, "kept_groups": kept, "group_score": group_score,
-        "normalize": 0 if score == "softmax_topk" else normalize,
+        "normalize": normalize, "epsilon": epsilon, "scaling": scaling, "margin": 0.123, "skip_threshold": threshold,
     }  # fmt: skip
     rng = np.random.default_rng(seed)
     # Logits apart from one another, so that rounding cannot change the order.
-    logits = np.stack([rng.permutation(groups * size) for _ in range(3)]).astype(np.float32) * np.float32(0.37)
-    check(logits, rng.standard_normal(groups * size).astype(np.float32) if biased else None, attributes)
+    logits = np.zeros((tokens, groups * size), np.float32)
+    for t in range(tokens):
+        logits[t] = rng.permutation(groups * size) * np.float32(0.37)
+    bias = rng.standard_normal(groups * size).astype(np.float32) if biased else None
+    unskipped, _ = reference.route(logits, bias, **attributes | {"skip_threshold": 0.0, "scaling": 1.0})
+    assume(not threshold or (np.abs(unskipped - threshold) > 1e-5).all())
+    check(logits, bias, attributes)
 
 
 def test_ties_go_to_the_lower_index() -> None:
