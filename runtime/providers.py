@@ -48,14 +48,16 @@ def choose_provider(bundle: Bundle, wanted: str | None) -> str:
     return provider
 
 
-def open_model(bundle: Bundle, provider: str, *, threads: int | None, native: bool) -> Any:
+def open_model(
+    bundle: Bundle, provider: str, *, threads: int | None, native: bool, expert_memory: int | None = None
+) -> Any:
     """An onnxruntime.InferenceSession of the bundle's model on exactly that provider.
 
     The native library serves the cpu provider only: in a CUDA session it would pull the experts back to the CPU.
     A cuda bundle runs its function bodies on either provider, for the library has no float16 kernels.
 
     Raises:
-        InputError: threads below 1.
+        InputError: threads below 1, or expert_memory that nothing would heed.
         RuntimeFailure: the model or the native library cannot be loaded, or the provider fell back to the CPU.
     """
     ort = onnxruntime()
@@ -64,7 +66,15 @@ def open_model(bundle: Bundle, provider: str, *, threads: int | None, native: bo
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = threads or 0
-    if native and provider == "cpu" and bundle.manifest.provider == "cpu":
+    native = native and provider == "cpu" and bundle.manifest.provider == "cpu"
+    if expert_memory is not None:
+        if not native or expert_memory < 1:
+            raise InputError(
+                f"expert_memory {expert_memory} is not possible; "
+                "give a number of bytes, and run a cpu bundle with the native library"
+            )
+        options.add_session_config_entry("edgepress.expert_memory", str(expert_memory))
+    if native:
         library = find_library()
         with failures(f"cannot load {library}"):
             options.register_custom_ops_library(str(library))

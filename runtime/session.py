@@ -43,6 +43,7 @@ class Session:
         max_length: int | None = None,
         batch: int = 1,
         verify: bool = False,
+        expert_memory: int | None = None,
     ) -> None:
         """Open a bundle.
 
@@ -52,6 +53,8 @@ class Session:
             native: False runs the portable bodies instead of the native library.
             max_length: the model's context by default; less saves memory.
             verify: check the hash of every file first.
+            expert_memory: bytes of experts that may be in memory; others are read from the disk when a token needs
+                them. At least the experts of one token. By default all may, and the system's page cache decides.
 
         Raises:
             BundleError: the bundle is damaged or unsafe.
@@ -73,7 +76,9 @@ class Session:
             )
         self.provider = providers.choose_provider(opened, provider)
         self.path = opened.path
-        self._session = providers.open_model(opened, self.provider, threads=threads, native=native)
+        self._session = providers.open_model(
+            opened, self.provider, threads=threads, native=native, expert_memory=expert_memory
+        )
         self._pasts = _past_inputs(self._session, opened)
         self._lengths = np.zeros(batch, np.int64)
         with providers.failures(f"no room to keep {batch} x {self.max_length} tokens; use a smaller max_length"):

@@ -28,7 +28,8 @@ Experts::Experts(const Node& node)
       activation_(node),
       block_(block_size(node)),
       biased_(node.flag("biased")),
-      quantized_(quantized_kernels(node, kernels_)) {
+      quantized_(quantized_kernels(node, kernels_)),
+      residency_(node.residency ? node.residency->open() : nullptr) {
   if (gate_up_.map.size() != down_.map.size()) throw Error("gate_up_map and down_map must describe the same experts");
 }
 
@@ -37,6 +38,7 @@ struct Experts::Weights {
   std::vector<Matrix> gate_up, down;
   const float* gate_up_bias = nullptr;  // [E, 2I]
   const float* down_bias = nullptr;     // [E, H]
+  Loan loan;
 };
 
 // The routes of nonzero weight, sorted by expert, then token. Group g is `expert[g]` and order[start[g], start[g + 1]).
@@ -122,8 +124,9 @@ void Experts::compute(const Context& call) const {
   const Tensor x = call.input(0, "x", TYPE_FLOAT, {-1, -1});
   const int64_t tokens = x.shape[0], hidden = x.shape[1];
   const Tensor chosen = call.input(1, "weights", TYPE_FLOAT, {tokens, -1});
-  const Weights weights = read_weights(call, hidden);
+  Weights weights = read_weights(call, hidden);
   const Routes routes = group(chosen, call.input(2, "experts", TYPE_INT64, chosen.shape));
+  if (residency_) weights.loan = residency_->lend(weights.gate_up, weights.down, routes.expert, chosen.shape[1]);
   float* y = static_cast<float*>(call.output(0, x.shape));
   if (!element_count(x.shape)) return;  // without a look at the tokens: there may be any number of nothing
   std::fill_n(y, tokens * hidden, 0.0f);
@@ -142,11 +145,13 @@ void Experts::compute(const Context& call) const {
   });
   if (routes.groups())
     call.parallel(tiles(hidden, kTileRows), [&](int64_t tile) { down_tile(weights, routes, buffers, tile, y); });
+  weights.loan.check();
 }
 
 // hidden[route][tile] = activation(gate, up), in the form that the expert's down matrix multiplies.
 void Experts::gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group,
                            int64_t tile) const {
+  weights.loan.await(2 * group);
   const int64_t expert = routes.expert[group];
   const Matrix &gate_up = weights.gate_up[expert], &down = weights.down[expert];
   const int64_t first = tile * kTileRows, count = std::min(kTileRows, gate_up.rows - first);
@@ -182,6 +187,7 @@ void Experts::down_tile(const Weights& weights, const Routes& routes, const Buff
   Tile products;
   const void* x[kMaxTokens];
   for (int64_t group = 0; group < routes.groups(); ++group) {
+    weights.loan.await(2 * group + 1);
     const int64_t expert = routes.expert[group];
     const Matrix& down = weights.down[expert];
     const float* bias = weights.down_bias ? weights.down_bias + expert * hidden + first : nullptr;

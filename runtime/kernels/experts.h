@@ -5,6 +5,7 @@
 
 #include "activation.h"
 #include "bank.h"
+#include "residency.h"
 
 namespace edgepress {
 
@@ -48,6 +49,7 @@ class Experts {
   int block_;
   bool biased_;
   const QuantizedKernels* quantized_;  // null for float activations
+  std::shared_ptr<Residency> residency_;  // null where all experts may stay in memory
 };
 
 }  // namespace edgepress

@@ -16,6 +16,8 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+class SharedResidency;
+
 using Shape = std::vector<int64_t>;
 
 std::string to_string(const Shape& shape);
@@ -35,7 +37,10 @@ struct Tensor {
 // A node's attributes, at kernel creation. One that is absent, or of another type, takes the fallback.
 class Node {
  public:
-  Node(const OrtApi& api, const OrtKernelInfo& info) : api_(api), info_(info) {}
+  Node(const OrtApi& api, const OrtKernelInfo& info, SharedResidency* residency)
+      : residency(residency), api_(api), info_(info) {}
+
+  SharedResidency* const residency;  // of the session; null where all experts may stay in memory
 
   std::string name() const;
   int64_t integer(const char* name, int64_t fallback) const;
@@ -85,7 +90,7 @@ struct Input {
 // The callbacks of one op. `Op` has: static name, inputs, outputs; Op(const Node&); void compute(Context&) const.
 template <class Op>
 struct Definition : OrtCustomOp {
-  Definition() : OrtCustomOp{} {
+  explicit Definition(SharedResidency* residency = nullptr) : OrtCustomOp{}, residency(residency) {
     version = kOrtApiVersion;
     GetName = [](const OrtCustomOp*) { return Op::name; };
     GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
@@ -108,6 +113,8 @@ struct Definition : OrtCustomOp {
   }
 
  private:
+  SharedResidency* residency;
+
   struct Kernel {
     const OrtApi& api;
     std::string node_name;
@@ -124,8 +131,8 @@ struct Definition : OrtCustomOp {
     }
   }
 
-  static OrtStatus* create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
-    Node node(*api, *info);
+  static OrtStatus* create(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
+    Node node(*api, *info, static_cast<const Definition*>(op)->residency);
     const std::string name = node.name();
     return guarded(*api, name, [&] { *kernel = new Kernel{*api, name, Op(node)}; });
   }

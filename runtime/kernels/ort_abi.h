@@ -61,7 +61,9 @@ struct OrtApi {
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain*);
   void* unused_102[61];
   OrtStatus* (*KernelInfoGetAttributeArray_int64)(const OrtKernelInfo*, const char* name, int64_t* out, size_t* size);
-  void* unused_164[80];
+  void* unused_164[74];
+  OrtStatus* (*GetSessionConfigEntry)(const OrtSessionOptions*, const char* key, char* value, size_t* size);
+  void* unused_239[5];
   OrtStatus* (*KernelInfo_GetNodeName)(const OrtKernelInfo*, char* out, size_t* size);
   void* unused_245[29];
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext*, void (*fn)(void* data, size_t index), size_t total,
@@ -119,6 +121,7 @@ EDGEPRESS_SLOT(ReleaseStatus, 93);
 EDGEPRESS_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
 EDGEPRESS_SLOT(ReleaseCustomOpDomain, 101);
 EDGEPRESS_SLOT(KernelInfoGetAttributeArray_int64, 163);
+EDGEPRESS_SLOT(GetSessionConfigEntry, 238);
 EDGEPRESS_SLOT(KernelInfo_GetNodeName, 244);
 EDGEPRESS_SLOT(KernelContext_ParallelFor, 274);
 #undef EDGEPRESS_SLOT

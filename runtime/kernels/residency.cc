@@ -1,0 +1,230 @@
+#include "residency.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <utility>
+
+#include "op.h"
+
+namespace edgepress {
+namespace {
+
+constexpr int64_t kPieceBytes = 2 << 20;  // of one read; see OPS.md
+
+int64_t whole_sectors(int64_t bytes) { return (bytes + kSector - 1) / kSector * kSector; }
+
+// One tensor of a matrix, as it is mapped. In memory it keeps its distance from the sector before it.
+struct Part {
+  const uint8_t* data;
+  int64_t bytes;
+
+  int64_t lead() const { return static_cast<int64_t>(reinterpret_cast<uintptr_t>(data) % kSector); }
+  // The same for all matrices of a bank, wherever they begin, so that one fits where another was.
+  int64_t room() const {
+    const bool whole = lead() == 0 && bytes % kSector == 0;
+    return whole_sectors(bytes) + (whole ? 0 : kSector);
+  }
+};
+
+std::vector<Part> parts(const Matrix& m) {
+  std::vector<Part> all{{m.weight, m.rows * m.row_bytes()}};
+  if (m.scales)
+    all.push_back({reinterpret_cast<const uint8_t*>(m.scales), m.rows * m.row_blocks() * int64_t{sizeof(uint16_t)}});
+  if (m.zero_points) all.push_back({m.zero_points, m.rows * m.zero_point_bytes()});
+  return all;
+}
+
+int64_t room(const Matrix& matrix) {
+  int64_t bytes = 0;
+  for (const Part& part : parts(matrix)) bytes += part.room();
+  return bytes;
+}
+
+Matrix placed(const Matrix& mapped, const uint8_t* memory) {
+  Matrix matrix = mapped;
+  std::vector<const uint8_t*> at;
+  for (const Part& part : parts(mapped)) {
+    at.push_back(memory + part.lead());
+    memory += part.room();
+  }
+  matrix.weight = at[0];
+  if (matrix.scales) matrix.scales = reinterpret_cast<const uint16_t*>(at[1]);
+  if (matrix.zero_points) matrix.zero_points = at[2];
+  return matrix;
+}
+
+// Cuts the reading of a matrix into pieces.
+std::vector<Piece> pieces_of(const Matrix& matrix, MappedFiles& files) {
+  std::vector<Piece> pieces;
+  int64_t at = 0;
+  for (const Part& part : parts(matrix)) {
+    const FilePlace place = files.find(part.data, part.bytes);
+    const int64_t begin = place.offset - part.lead(), end = place.offset + part.bytes;
+    for (int64_t from = begin; from < end; from += kPieceBytes) {
+      const int64_t needed = std::min(kPieceBytes, end - from);
+      auto* const to = reinterpret_cast<uint8_t*>(at + from - begin);  // relative until there is memory
+      pieces.push_back({place.file, from, whole_sectors(needed), needed, to, nullptr});
+    }
+    at += part.room();
+  }
+  return pieces;
+}
+
+}  // namespace
+
+Residency::Residency(int64_t bound)
+    : bound_(bound / kSector * kSector),
+      arena_(std::max(bound_, kSector)),
+      readers_([this](const Piece& piece, int error) { finish(piece, error); }) {}
+
+Loan Residency::lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, const std::vector<int64_t>& experts,
+                     int64_t k) {
+  require(gate_up, down, k);
+  std::vector<Matrix*> wanted;
+  for (const int64_t e : experts) wanted.insert(wanted.end(), {&gate_up[e], &down[e]});
+  Loan loan(*this);
+  loan.held_.resize(wanted.size());
+  std::vector<Piece> reads[2];  // of gate_up, of down
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (size_t i = 0; i < wanted.size(); ++i) loan.held_[i] = find(*wanted[i]);  // before anything is dropped
+    std::vector<std::vector<Piece>> missing(wanted.size());
+    for (size_t i = 0; i < wanted.size(); ++i)
+      if (!loan.held_[i]) missing[i] = pieces_of(*wanted[i], files_);  // may throw, nothing after it does
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      if (loan.held_[i] || (loan.held_[i] = find(*wanted[i]))) continue;
+      Resident* const resident = loan.held_[i] = admit(*wanted[i]);
+      if (!resident) {
+        read_ahead(*wanted[i], loan.mapped_);
+        continue;
+      }
+      resident->pending = static_cast<int>(missing[i].size());
+      for (Piece& piece : missing[i]) {
+        piece.to = resident->memory + reinterpret_cast<uintptr_t>(piece.to);
+        piece.owner = resident;
+        reads[i % 2].push_back(piece);
+      }
+    }
+  }
+  for (const auto& some : reads) readers_.read(some);
+  for (size_t i = 0; i < wanted.size(); ++i)
+    if (loan.held_[i]) *wanted[i] = placed(*wanted[i], loan.held_[i]->memory);
+  return loan;
+}
+
+void Residency::require(const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k) const {
+  std::vector<int64_t> bytes(gate_up.size());
+  for (size_t e = 0; e < bytes.size(); ++e) bytes[e] = room(gate_up[e]) + room(down[e]);
+  std::sort(bytes.begin(), bytes.end(), std::greater<>());
+  int64_t needed = 0;
+  for (size_t e = 0; e < bytes.size() && e < static_cast<size_t>(k); ++e) needed += bytes[e];
+  if (needed > bound_)
+    throw Error("expert_memory cannot hold the " + std::to_string(k) + " experts of one token; give at least " +
+                std::to_string(needed) + " bytes");
+}
+
+Residency::Resident* Residency::find(const Matrix& matrix) {
+  const auto found = known_.find(matrix.weight);
+  if (found == known_.end()) return nullptr;
+  used_.splice(used_.begin(), used_, found->second);
+  ++found->second->users;
+  return &*found->second;
+}
+
+// Null where everything that could make room is in use.
+Residency::Resident* Residency::admit(const Matrix& matrix) {
+  const int64_t bytes = room(matrix);
+  uint8_t* memory;
+  while (!(memory = arena_.take(bytes)))
+    if (!drop_oldest()) return nullptr;
+  Resident& resident = used_.emplace_front();
+  resident.weight = matrix.weight;
+  resident.memory = memory;
+  resident.bytes = bytes;
+  known_[matrix.weight] = used_.begin();
+  return &resident;
+}
+
+bool Residency::drop_oldest() {
+  for (auto oldest = used_.end(); oldest != used_.begin();)
+    if (--oldest; !oldest->users && !oldest->pending) {
+      drop(oldest);
+      return true;
+    }
+  return false;
+}
+
+void Residency::drop(Used::iterator resident) {
+  arena_.give_back(resident->memory, resident->bytes);
+  known_.erase(resident->weight);
+  used_.erase(resident);
+}
+
+// What stays mapped is left to the page cache, which is told before and after.
+void Residency::read_ahead(const Matrix& matrix, std::vector<Mapped>& mapped) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  for (const Part& part : parts(matrix)) {
+    const auto lead = static_cast<int64_t>(reinterpret_cast<uintptr_t>(part.data) % page);
+    FilePlace place = files_.find(part.data, part.bytes);
+    place.offset -= lead;
+    mapped.push_back({const_cast<uint8_t*>(part.data) - lead, lead + part.bytes, place});
+    madvise(mapped.back().pages, static_cast<size_t>(mapped.back().bytes), MADV_WILLNEED);
+  }
+}
+
+void Residency::await(const Resident& resident) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  arrived_.wait(lock, [&] { return !resident.pending; });
+}
+
+void Residency::finish(const Piece& piece, int error) {
+  Resident& resident = *static_cast<Resident*>(piece.owner);
+  if (error) resident.error = error;
+  if (resident.pending.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  { const std::lock_guard<std::mutex> lock(mutex_); }  // nobody is between looking at `pending` and waiting
+  arrived_.notify_all();
+}
+
+void Residency::release(const Loan& loan) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (size_t i = 0; i < loan.held_.size(); ++i) {
+      Resident* const resident = loan.held_[i];
+      if (resident && !--resident->users && resident->error && !resident->pending) drop(known_[resident->weight]);
+    }
+  }
+  for (const Mapped& mapped : loan.mapped_) {
+    madvise(mapped.pages, static_cast<size_t>(mapped.bytes), MADV_DONTNEED);
+    forget_cached(mapped.place.file, mapped.place.offset, mapped.bytes);
+  }
+}
+
+Loan& Loan::operator=(Loan&& other) noexcept {
+  std::swap(owner_, other.owner_);
+  held_.swap(other.held_);
+  mapped_.swap(other.mapped_);
+  return *this;
+}
+
+Loan::~Loan() {
+  if (owner_) owner_->release(*this);
+}
+
+void Loan::check() const {
+  for (const Residency::Resident* resident : held_)
+    if (resident && resident->error)
+      throw Error(std::string("cannot read the experts from the data file: ") + std::strerror(resident->error));
+}
+
+std::shared_ptr<Residency> SharedResidency::open() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::shared_ptr<Residency> residency = opened_.lock();
+  if (!residency) opened_ = residency = std::make_shared<Residency>(bound_);
+  return residency;
+}
+
+}  // namespace edgepress

@@ -1,0 +1,106 @@
+// Bigger than memory: the experts that a session used last stay in memory within a bound; others are read from the
+// data file when a router chose them, while those that are there are computed. See OPS.md.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "arena.h"
+#include "gemm/gemm.h"
+#include "mapped_files.h"
+#include "readers.h"
+
+namespace edgepress {
+
+class Loan;
+
+// Thread-safe. The unit is a matrix; matrices that a call borrows stay until it ends.
+class Residency {
+ public:
+  explicit Residency(int64_t bound);
+
+  // Points the matrices of the chosen experts into memory, and starts to read those that are not there yet: gate_up of
+  // all experts first, each in the given order. What the bound has no room for stays mapped, and is asked for ahead.
+  // Throws Error where the bound is too small for any `k` experts.
+  Loan lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, const std::vector<int64_t>& experts, int64_t k);
+
+ private:
+  friend class Loan;
+  struct Resident {
+    const uint8_t* weight;  // where it is mapped
+    uint8_t* memory;
+    int64_t bytes;
+    int users = 1;
+    std::atomic<int> pending{0};  // pieces to read
+    std::atomic<int> error{0};
+  };
+  using Used = std::list<Resident>;
+  struct Mapped {
+    uint8_t* pages;
+    int64_t bytes;
+    FilePlace place;
+  };
+
+  void require(const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k) const;
+  Resident* find(const Matrix& matrix);
+  Resident* admit(const Matrix& matrix);
+  bool drop_oldest();
+  void drop(Used::iterator resident);
+  void await(const Resident& resident);
+  void release(const Loan& loan);
+  void read_ahead(const Matrix& matrix, std::vector<Mapped>& mapped);
+  void finish(const Piece& piece, int error);
+
+  const int64_t bound_;
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  Arena arena_;
+  MappedFiles files_;
+  Used used_;  // the latest first
+  std::unordered_map<const uint8_t*, Used::iterator> known_;
+  Readers readers_;  // last: its threads end before what they fill
+};
+
+// The matrices that one call borrows: 2g and 2g + 1 are gate_up and down of its g-th expert.
+class Loan {
+ public:
+  Loan() = default;  // of a session without a bound
+  Loan(Loan&& other) noexcept { *this = std::move(other); }
+  Loan& operator=(Loan&& other) noexcept;
+  ~Loan();
+
+  // Returns when the matrix has been read; at once where it stays mapped.
+  void await(int64_t matrix) const {
+    if (owner_ && held_[matrix] && held_[matrix]->pending.load(std::memory_order_acquire)) owner_->await(*held_[matrix]);
+  }
+  // Throws Error if one could not be read, when all were awaited.
+  void check() const;
+
+ private:
+  friend class Residency;
+  explicit Loan(Residency& owner) : owner_(&owner) {}
+
+  Residency* owner_ = nullptr;
+  std::vector<Residency::Resident*> held_;   // null where it stays mapped
+  std::vector<Residency::Mapped> mapped_;  // those
+};
+
+// What the sessions of one OrtSessionOptions share: made for the first kernel, gone with the last.
+class SharedResidency {
+ public:
+  explicit SharedResidency(int64_t bound) : bound_(bound) {}
+  std::shared_ptr<Residency> open();
+
+ private:
+  const int64_t bound_;
+  std::mutex mutex_;
+  std::weak_ptr<Residency> opened_;
+};
+
+}  // namespace edgepress
