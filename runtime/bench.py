@@ -31,6 +31,7 @@ class Speed:
         phase: `prefill` or `decode`.
         tokens_per_s, sd: mean and sample standard deviation of `samples`, one per repetition.
         tokens_per_joule: scope of the energy counter -> mean, or None where it could not be read.
+        read_bytes_per_token: mean of what came from the disk instead of memory, or None where the system does not tell.
     """
 
     test: str
@@ -40,6 +41,7 @@ class Speed:
     sd: float
     samples: list[float]
     tokens_per_joule: dict[str, float | None]
+    read_bytes_per_token: float | None
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,11 @@ class _Test:
         samples = [self.tokens / (t.prefill_s if prefill else t.decode_s) for t in timings]
         joules = [t.prefill_joules if prefill else t.decode_joules for t in timings]
         per_joule = {scope: _per_joule(self.tokens, [j[scope] for j in joules]) for scope in joules[0]}
+        read = [t.prefill_read_bytes if prefill else t.decode_read_bytes for t in timings]
+        known = [r / self.tokens for r in read if r is not None]
+        per_token = mean(known) if len(known) == len(read) else None
         sd = stdev(samples) if len(samples) > 1 else 0.0
-        return Speed(self.name, self.phase, self.tokens, mean(samples), sd, samples, per_joule)
+        return Speed(self.name, self.phase, self.tokens, mean(samples), sd, samples, per_joule, per_token)
 
 
 def bench(
@@ -104,9 +109,12 @@ def bench(
     provider: str | None = None,
     threads: int | None = None,
     verify: bool = False,
+    expert_memory: int | None = None,
     track: Track = silent,
 ) -> list[Measurement]:
     """Measure every bundle; prompt and generation are clipped to its context, and the row's name says so.
+
+    `expert_memory` bounds the experts in memory as in Session.
 
     Raises:
         InputError: sizes that leave nothing to measure.
@@ -120,7 +128,7 @@ def bench(
     turns = [turn for _ in range(repetitions) for turn in range(len(opened))]
     for turn in track(turns, "measure"):
         runs = [(test.prompt, test.continuation) for test in tests[turn]]
-        results[turn].append(measure_fresh(Request(str(opened[turn].path), runs, provider, threads)))
+        results[turn].append(measure_fresh(Request(str(opened[turn].path), runs, provider, threads, expert_memory)))
     return [
         _measurement(bundle, bundle_tests, bundle_results, provider, threads)
         for bundle, bundle_tests, bundle_results in zip(opened, tests, results, strict=True)

@@ -30,16 +30,19 @@ class Request:
     runs: list[tuple[list[int], list[int]]]
     provider: str | None = None
     threads: int | None = None
+    expert_memory: int | None = None
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds and joules (scope -> joules, or None where unreadable) of one run's two phases."""
+    """Seconds, joules (scope -> joules, or None where unreadable) and bytes read from disk of one run's two phases."""
 
     prefill_s: float
     prefill_joules: dict[str, float | None]
     decode_s: float
     decode_joules: dict[str, float | None]
+    prefill_read_bytes: int | None = None
+    decode_read_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,13 @@ class Result:
 def measure(request: Request) -> Result:
     """Load, warm up with every prompt and one token after it, then time every run once."""
     longest = max((len(prompt) + len(continuation) for prompt, continuation in request.runs), default=1)
-    session = Session(request.bundle, provider=request.provider, threads=request.threads, max_length=longest)
+    session = Session(
+        request.bundle,
+        provider=request.provider,
+        threads=request.threads,
+        max_length=longest,
+        expert_memory=request.expert_memory,
+    )
     found = sensors(gpu=session.provider == "cuda")
     for prompt, continuation in request.runs:
         _run(session, found, prompt, continuation[:1])
@@ -64,17 +73,36 @@ def measure(request: Request) -> Result:
 
 
 def _run(session: Session, found: Sequence[Sensor], prompt: list[int], continuation: list[int]) -> Timing:
+    before = read_bytes()
     with EnergyMeter(found) as prefill:
         start = time.perf_counter()
         session.prefill([prompt])
         prefill_s = time.perf_counter() - start
+    between = read_bytes()
     tokens = np.array(continuation, np.int64).reshape(-1, 1)
     with EnergyMeter(found) as decode:
         start = time.perf_counter()
         for token in tokens:
             session.decode(token)
         decode_s = time.perf_counter() - start
-    return Timing(prefill_s, prefill.joules, decode_s, decode.joules)
+    read = _difference(between, before), _difference(read_bytes(), between)
+    return Timing(prefill_s, prefill.joules, decode_s, decode.joules, *read)
+
+
+def _difference(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else after - before
+
+
+def read_bytes() -> int | None:
+    """Bytes that this process made the disk deliver so far, by page faults too; None where the system does not tell.
+
+    `read_bytes` of /proc/self/io (proc_pid_io(5)): what came out of the page cache is not in it.
+    """
+    try:
+        counters = Path("/proc/self/io").read_text(encoding="utf-8")
+        return int(counters.split("\nread_bytes:")[1].split()[0])
+    except (OSError, IndexError):
+        return None
 
 
 def peak_rss_bytes() -> int:

@@ -113,4 +113,5 @@ def failures(what: str) -> Iterator[None]:
         raise
     except Exception as cause:
         line = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        line = line.rpartition("Status Message: ")[2]  # what a kernel says, without onnxruntime's words around it
         raise RuntimeFailure(f"{what}: {line}") from cause

@@ -21,11 +21,23 @@ from rich.progress import (
 
 from edgepress.errors import InputError
 from edgepress.progress import Track, length
+from edgepress.units import parse_size
 
 T = TypeVar("T")
 console = Console(stderr=True)
 
+ExpertMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Experts in memory, such as 2GB; others are read when chosen. By default all may.", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def expert_bytes(expert_memory: str | None) -> int | None:
+    """What --expert-memory says, in bytes."""
+    return None if expert_memory is None else parse_size(expert_memory)
 
 
 def print_json(value: Any) -> None:

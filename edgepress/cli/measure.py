@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgepress.bundle import MANIFEST, open_bundle
-from edgepress.cli.common import Json, human_bytes, making, print_json, tracker
+from edgepress.cli.common import ExpertMemory, Json, expert_bytes, human_bytes, making, print_json, tracker
 from edgepress.cli.press import Provider
 from edgepress.errors import InputError, RuntimeFailure
 from edgepress.progress import Track
@@ -46,6 +46,7 @@ def bench(
     provider: On = None,
     threads: Threads = None,
     verify: Verify = False,
+    expert_memory: ExpertMemory = None,
     json: Json = False,
 ) -> None:
     """Measure speed, memory, load time and energy, by llama-bench's definitions."""
@@ -62,6 +63,7 @@ def bench(
             provider=provider,
             threads=threads,
             verify=verify,
+            expert_memory=expert_bytes(expert_memory),
             track=track,
         )
     if json:
@@ -150,14 +152,23 @@ def speed_table(measured: "Sequence[Measurement]") -> Table:
     """One line per bundle and test."""
     scopes = sorted({scope for m in measured for s in m.speeds for scope in s.tokens_per_joule})
     table = Table("bundle", "size", "provider", "test", box=None)
-    for title in ("tok/s", "sd", *(f"tok/J {scope}" for scope in scopes), "load s", "peak memory", "KV/token"):
+    for title in (
+        "tok/s",
+        "sd",
+        *(f"tok/J {scope}" for scope in scopes),
+        "load s",
+        "peak memory",
+        "KV/token",
+        "read/token",
+    ):
         table.add_column(title, justify="right")
     for m in measured:
         for s in m.speeds:
             energy = ["-" if (j := s.tokens_per_joule.get(scope)) is None else f"{j:.2f}" for scope in scopes]
+            read = "-" if s.read_bytes_per_token is None else human_bytes(s.read_bytes_per_token)
             table.add_row(m.name, human_bytes(m.size_bytes), m.provider, s.test, f"{s.tokens_per_s:.1f}", f"{s.sd:.1f}",
                           *energy, f"{m.load_s:.2f}", human_bytes(m.peak_rss_bytes),
-                          human_bytes(m.kv_bytes_per_token))  # fmt: skip
+                          human_bytes(m.kv_bytes_per_token), read)  # fmt: skip
     return table
 
 

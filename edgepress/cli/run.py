@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepress.cli.common import Json, console, print_json
+from edgepress.cli.common import ExpertMemory, Json, console, expert_bytes, print_json
 from edgepress.cli.press import Provider
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="By default one per core.", show_default=False)] = None,
     portable: Annotated[bool, typer.Option("--portable", help="Do without the native library.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check the hash of every file first.")] = False,
+    expert_memory: ExpertMemory = None,
     json: Json = False,
 ) -> None:
     """Generate text, streaming it to the terminal."""
@@ -47,7 +48,14 @@ def run(
     tokenizer = Tokenizer(opened.path, bos=opened.manifest.bos)
     ids = tokenizer.encode_chat([{"role": "user", "content": prompt}]) if chat else tokenizer.encode(prompt)
     length = min(opened.manifest.context, len(ids) + max_tokens)
-    session = Session(opened, provider=provider, threads=threads, native=not portable, max_length=length)
+    session = Session(
+        opened,
+        provider=provider,
+        threads=threads,
+        native=not portable,
+        max_length=length,
+        expert_memory=expert_bytes(expert_memory),
+    )
     engine = Engine(session, tokenizer)
     for piece in engine.generate(ids, max_tokens=max_tokens, sampler=sampler, stop=stop or ()):
         if not json:

@@ -126,9 +126,9 @@ void Experts::compute(const Context& call) const {
   const Tensor chosen = call.input(1, "weights", TYPE_FLOAT, {tokens, -1});
   Weights weights = read_weights(call, hidden);
   const Routes routes = group(chosen, call.input(2, "experts", TYPE_INT64, chosen.shape));
-  if (residency_) weights.loan = residency_->lend(weights.gate_up, weights.down, routes.expert, chosen.shape[1]);
   float* y = static_cast<float*>(call.output(0, x.shape));
   if (!element_count(x.shape)) return;  // without a look at the tokens: there may be any number of nothing
+  if (residency_) weights.loan = residency_->lend(weights.gate_up, weights.down, routes.expert, chosen.shape[1]);
   std::fill_n(y, tokens * hidden, 0.0f);
 
   const int64_t inner = weights.down[0].columns;
