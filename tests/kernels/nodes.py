@@ -45,9 +45,9 @@ def supported(name: str) -> bool:
     return True
 
 
-def session(
-    op: str, feeds: Mapping[str, Array], weights: Sequence[TensorProto], attributes: Mapping[str, Any], threads: int = 1
-) -> ort.InferenceSession:
+def model(
+    op: str, feeds: Mapping[str, Array], weights: Sequence[TensorProto], attributes: Mapping[str, Any]
+) -> onnx.ModelProto:
     """A node that takes `feeds` (types and ranks; their sizes are left open), then `weights` as initializers."""
     outputs = OUTPUTS.get(op, {"y": TensorProto.FLOAT})
     node = helper.make_node(
@@ -60,12 +60,24 @@ def session(
     results = [helper.make_tensor_value_info(n, t, None) for n, t in outputs.items()]
     graph = helper.make_graph([node], "one_node", inputs, results, list(weights))
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("edgepress", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def session(
+    op: str, feeds: Mapping[str, Array], weights: Sequence[TensorProto], attributes: Mapping[str, Any], threads: int = 1
+) -> ort.InferenceSession:
+    return load(model(op, feeds, weights, attributes).SerializeToString(), threads)
+
+
+def load(given: bytes | str, threads: int = 1, **entries: str) -> ort.InferenceSession:
+    """A session of a serialized model or of a file, with config `entries` of our domain."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    for key, value in entries.items():
+        options.add_session_config_entry(f"edgepress.{key}", value)
     options.register_custom_ops_library(str(find_library()))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 def run(
