@@ -28,7 +28,14 @@ class Recorder:
         self.requests.append(request)
         slow = len(self.requests)
         timings = [
-            Timing(0.01 * len(p), {"wall": 0.02 * len(p)}, 0.1 * len(c) * slow, {"wall": 0.2 * len(c), "board": None})
+            Timing(
+                0.01 * len(p),
+                {"wall": 0.02 * len(p)},
+                0.1 * len(c) * slow,
+                {"wall": 0.2 * len(c), "board": None},
+                None,
+                1000 * len(c) * slow,
+            )
             for p, c in request.runs
         ]
         return Result(load_s=float(slow), peak_rss_bytes=slow, kv_bytes_per_token=64, timings=timings)
@@ -81,6 +88,34 @@ def test_energy_is_tokens_per_joule_and_none_stays_none(tiny_bundle: Path, recor
     (measured,) = bench([tiny_bundle], sizes=SMALL, repetitions=2)
     assert measured.speeds[0].tokens_per_joule == {"wall": pytest.approx(50)}
     assert measured.speeds[1].tokens_per_joule == {"wall": pytest.approx(5), "board": None}
+
+
+def test_bytes_read_are_per_token_and_none_stays_none(tiny_bundle: Path, recorder: Recorder) -> None:
+    (measured,) = bench([tiny_bundle], sizes=SMALL, repetitions=2)
+    assert [s.read_bytes_per_token for s in measured.speeds] == [None, 1500]
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux's /proc")
+def test_bytes_read_come_from_the_disk_only(tmp_path: Path) -> None:
+    """A file in the page cache counts for nothing; its size counts once it is dropped from there."""
+    file = tmp_path / "data"
+    with file.open("wb") as opened:
+        opened.write(bytes(1 << 20))
+        os.fsync(opened.fileno())
+    before = measure.read_bytes()
+    file.read_bytes()
+    cached = measure.read_bytes()
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    file.read_bytes()
+    after = measure.read_bytes()
+    assert before is not None and cached == before
+    assert after is not None and after - before in (0, 1 << 20)  # 0 where the file system has no disk
+
+
+def test_the_bound_on_experts_reaches_every_process(tiny_bundle: Path, recorder: Recorder) -> None:
+    bench([tiny_bundle], sizes=SMALL, repetitions=2, expert_memory=12345)
+    assert [r.expert_memory for r in recorder.requests] == [12345, 12345]
 
 
 def test_repetitions_alternate_between_bundles(tiny_bundle: Path, other_bundle: Path, recorder: Recorder) -> None:
