@@ -21,6 +21,7 @@ from edgepress.readers.scaled import open_folder
 from edgepress.roles import roles, split_role
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+_SAME_AS = {"kimi_k2": "deepseek_v3"}  # other names of a model_type
 _HUB_FILES = ["*.json", "*.jinja"]
 _HUB_WEIGHTS = ["*.safetensors"]
 
@@ -216,7 +217,7 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(path / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{path / 'config.json'} lacks model_type; is this a Hugging Face model folder?")
-    return config
+    return {**config, "model_type": _SAME_AS.get(config["model_type"], config["model_type"])}
 
 
 def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:

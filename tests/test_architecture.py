@@ -15,7 +15,10 @@ from edgepress.roles import parameters, roles, split_role
 from tests.tiny import OF_TYPE, tiny_checkpoint
 
 # What transformers' default config of a type leaves open.
-OPEN = {"dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6}}
+OPEN = {
+    "deepseek_v2": {"num_experts_per_tok": 6},
+    "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6},
+}
 
 
 def spec_from(model_type: str, **facts: Any) -> Any:

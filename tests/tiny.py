@@ -23,6 +23,11 @@ COMMON: dict[str, Any] = {
 MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2}
 SIGMOID = {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 SLIDING = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}  # the upper layers
+LATENT = {
+    "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "intermediate_size": 96, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+}  # fmt: skip
 OF_TYPE: dict[str, dict[str, Any]] = {
     "qwen3_moe": {
         **MIXTURE, "head_dim": 32, "moe_intermediate_size": 64, "intermediate_size": 96, "norm_topk_prob": True
@@ -59,12 +64,11 @@ OF_TYPE: dict[str, dict[str, Any]] = {
     "minimax_m2": {
         "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 64, "head_dim": 32, "rotary_dim": 16
     },
-    "deepseek_v3": {
-        "num_hidden_layers": 3, "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2,
-        "n_group": 4, "topk_group": 2, "n_shared_experts": 1, "first_k_dense_replace": 1,
-        "moe_intermediate_size": 32, "intermediate_size": 96, "q_lora_rank": 32, "kv_lora_rank": 32,
-        "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16,
-    },
+    "deepseek_v3": {**LATENT, "num_hidden_layers": 3, "n_group": 4, "topk_group": 2, "n_shared_experts": 1,
+                    "first_k_dense_replace": 1},
+    "deepseek_v2": {**LATENT, "q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
+                    "first_k_dense_replace": 1, "routed_scaling_factor": 2.0},
+    "glm4_moe_lite": LATENT,
     "lfm2_moe": {
         **MIXTURE, "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"],
         "num_dense_layers": 1, "moe_intermediate_size": 64, "intermediate_size": 96, "conv_L_cache": 3,

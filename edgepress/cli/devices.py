@@ -62,7 +62,7 @@ def plan(
     """Predict the widest format that fits: size, memory and speed, and what limits them."""
     from edgepress.units import parse_size
 
-    spec, overhead = _read(model)
+    spec, overhead = read_model(model)
     profile = (measure() if device == THIS_MACHINE else load_profile(device)) if device else None
     prediction = plan_for(
         spec,
@@ -78,7 +78,7 @@ def plan(
         _print_prediction(prediction, profile)
 
 
-def _read(model: str) -> tuple[ModelSpec, int]:
+def read_model(model: str) -> tuple[ModelSpec, int]:
     """(spec, bytes of the tokenizer files): the weights need not be there."""
     from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint, read_config, resolve_model, without_quantization
 

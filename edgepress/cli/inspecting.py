@@ -100,12 +100,18 @@ def part_bytes(checkpoint: "Checkpoint") -> dict[str, int]:
 
 
 def task_of(config: dict[str, Any]) -> str | None:
-    """What optimum's TasksManager says the model is for; None without optimum, or where it does not know."""
+    """What optimum's TasksManager says the model is for; None without optimum, or where it does not know.
+
+    Of language models it would say what their class name says, after two seconds of importing torch.
+    """
+    name = (config.get("architectures") or [""])[0]
+    if str(name).endswith("ForCausalLM"):
+        return "text-generation"
     try:
         with redirect_stdout(StringIO()):
             transformers = importlib.import_module("transformers")
             manager = importlib.import_module("optimum.exporters.tasks").TasksManager
-            model_class = getattr(transformers, (config.get("architectures") or [""])[0])
+            model_class = getattr(transformers, name)
             task: str = manager.infer_task_from_model(model_class)
             return task
     except (ImportError, AttributeError, ValueError, KeyError, TypeError):

@@ -1,6 +1,7 @@
 """safetensors: one file, or shards under an index."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,15 +54,18 @@ def _shard_map(folder: Path) -> dict[str, Path]:
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{folder / INDEX} lacks weight_map")
-        files = {}
+        shards: dict[str, Path] = {}
         for name, shard in weight_map.items():
-            if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
+            if not isinstance(shard, str):
                 raise CheckpointError(f"{folder / INDEX} places {name} outside the folder: {shard!r}")
-            files[name] = folder / shard
-        for shard_path in sorted(set(files.values())):
-            if not shard_path.exists():
-                raise CheckpointError(f"{folder / INDEX} names {shard_path.name}, which is missing; download it again")
-        return files
+            if shard not in shards:
+                if Path(shard).name != shard or shard in ("", ".."):
+                    raise CheckpointError(f"{folder / INDEX} places {name} outside the folder: {shard!r}")
+                shards[shard] = folder / shard
+        for path in sorted(shards.values()):
+            if not path.exists():
+                raise CheckpointError(f"{folder / INDEX} names {path.name}, which is missing; download it again")
+        return {name: shards[shard] for name, shard in weight_map.items()}
     single = folder / SINGLE
     if not single.exists():
         raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}")
@@ -91,10 +95,12 @@ def _open_header(path: Path) -> dict[str, _Entry]:
 
 
 def _entries(files: Mapping[str, Path]) -> dict[str, _Entry]:
-    entries = {}
-    for path in sorted(set(files.values())):
+    entries: dict[str, _Entry] = {}
+    names = defaultdict(set)
+    for name, path in files.items():
+        names[path].add(name)
+    for path, promised in sorted(names.items()):
         held = _open_header(path)
-        promised = {name for name, where in files.items() if where == path}
         if promised - held.keys():
             raise CheckpointError(f"{path} lacks tensor {min(promised - held.keys())}, which the index promises")
         if held.keys() - promised:

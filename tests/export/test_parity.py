@@ -97,6 +97,8 @@ def test_the_sample_agrees_on_real_text(domain: str, bundle_of: Bundles) -> None
     ("llama", {"rope_scaling": YARN, "max_position_embeddings": 256}),
     ("deepseek_v3", {"rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3}, "rms_norm_eps": 1e-2}),
     ("lfm2_moe", {"conv_bias": True, "use_expert_bias": False, "conv_L_cache": 4}),
+    ("deepseek_v2", {"q_lora_rank": 32, "topk_method": "greedy", "mlp_bias": True, "rope_scaling": {
+        **YARN, "mscale": 0.707, "mscale_all_dim": 0.707}}),
     ("deepseek_v3", {"q_lora_rank": None, "rope_interleave": False, "v_head_dim": 40, "n_shared_experts": 2}),
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
