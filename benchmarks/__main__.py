@@ -14,6 +14,7 @@ from benchmarks.experts import LEVELS, measure_experts
 from benchmarks.layer import WIDTHS
 from benchmarks.machine import describe
 from benchmarks.rounds import write_text
+from benchmarks.routing import measure_routing
 from benchmarks.tables import Table, markdown
 from benchmarks.whole import Entrants, measure_whole, read_cost
 from edgepress.cli.common import tracker
@@ -24,6 +25,7 @@ from edgepress.progress import Track
 
 class Part(StrEnum):
     experts = "experts"
+    routing = "routing"
     compress = "compress"
     whole = "whole"
 
@@ -62,11 +64,13 @@ def _measure(
     bundle: Path | None,
 ) -> str:  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
-    machine = describe(threads, llama_bin / "llama-bench" if wanted != [Part.experts] else None)
+    machine = describe(threads, llama_bin / "llama-bench" if set(wanted) - {Part.experts, Part.routing} else None)
     tables: list[Table] = []
     with tracker() as track:
         if Part.experts in wanted:
             tables += [measure_experts(output, title, rounds, threads, track=track) for title in WIDTHS]
+        if Part.routing in wanted:
+            tables.append(measure_routing(output, rounds, threads, track=track))
         if Part.compress in wanted:
             model = checkpoint or prepare.checkpoint(output / "work")
             half = prepare.half_gguf(output / "work", model)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import experts, llama, prepare, whole
+from benchmarks import experts, llama, prepare, routing, whole
 from benchmarks.layer import WIDTHS, Layer, Shape, Tokens, expected, random_layer, random_tokens
 from benchmarks.processes import run
 from benchmarks.random_moe import Shape as ModelShape
@@ -73,6 +73,12 @@ def test_every_engine_computes_the_same_experts(tmp_path: Path, title: str) -> N
     assert errors.pop("edgepress, accuracy_level 2") < 2e-4
     assert all(error < 0.03 for error in errors.values())
     assert ("ORT QMoE, accuracy_level 4" in errors) == (title in ("4-bit", "8-bit"))
+
+
+def test_every_engine_routes_alike(tmp_path: Path) -> None:
+    table = routing.measure_routing(tmp_path, 1, 1)
+    agreeing = {engine: row.median for engine, row in rows_of(table.rows, routing.AGREE).items()}
+    assert agreeing == {"edgepress": 100, "standard operators": 100, "ORT MoEGroupRouter": 100}
 
 
 def test_numpy_experts_follow_the_formula() -> None:

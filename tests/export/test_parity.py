@@ -99,6 +99,7 @@ def test_the_sample_agrees_on_real_text(domain: str, bundle_of: Bundles) -> None
     ("lfm2_moe", {"conv_bias": True, "use_expert_bias": False, "conv_L_cache": 4}),
     ("deepseek_v2", {"q_lora_rank": 32, "topk_method": "greedy", "mlp_bias": True, "rope_scaling": {
         **YARN, "mscale": 0.707, "mscale_all_dim": 0.707}}),
+    ("deepseek_v3", {"n_routed_experts": 1024, "num_experts_per_tok": 20, "n_group": 8, "topk_group": 4}),
     ("deepseek_v3", {"q_lora_rank": None, "rope_interleave": False, "v_head_dim": 40, "n_shared_experts": 2}),
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

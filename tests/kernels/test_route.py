@@ -49,6 +49,14 @@ def test_routing_of(model_type: str, tokens: int) -> None:
     check(logits, (0.1 * rng.standard_normal(64)).astype(np.float32) if biased else None, attributes)
 
 
+def test_two_percent_of_1024_experts() -> None:
+    """A layer like DeepSeek-R1's with four times the experts."""
+    attributes = {**ROUTINGS["deepseek_v3"][0], "k": 20}
+    rng = np.random.default_rng(1)
+    logits = (2 * rng.standard_normal((65, 1024))).astype(np.float32)
+    check(logits, (0.1 * rng.standard_normal(1024)).astype(np.float32), attributes)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     score=st.sampled_from(["softmax", "sigmoid", "softmax_topk", "sparsemixer"]), groups=st.integers(1, 4),
