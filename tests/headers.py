@@ -37,7 +37,7 @@ def write_headers(folder: Path, config: dict[str, Any]) -> Path:
     """A checkpoint in block-scaled FP8 whose files have their full size and take no space; one file per layer."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    stored = {k: v for k, v in config.items() if k != "quantization_config"}
+    stored = {k: v for k, v in config.items() if k != "quantization_config"} | {"model_type": "deepseek_v3"}
     spec = read_spec(stored, load_architecture("deepseek_v3"))
     index: dict[str, str] = {}
     for part, held in groupby(roles(spec), lambda item: item[0].split(".experts")[0].rsplit(".", 1)[0]):
