@@ -15,6 +15,7 @@ import numpy as np
 from edgepress.architecture import Architecture, Fused, ModelSpec, load_architecture, read_spec
 from edgepress.errors import CheckpointError, InputError, UnsupportedModel
 from edgepress.files import read_json
+from edgepress.hub import download, is_hub_id
 from edgepress.readers.reader import DTYPES, Reader
 from edgepress.readers.safetensors import INDEX as INDEX
 from edgepress.readers.scaled import open_folder
@@ -22,8 +23,6 @@ from edgepress.roles import roles, split_role
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 _SAME_AS = {"kimi_k2": "deepseek_v3"}  # other names of a model_type
-_HUB_FILES = ["*.json", "*.jinja"]
-_HUB_WEIGHTS = ["*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_model(model: str, *, weights: bool = True) -> Path:
-    """A local folder, or a hub id, which is downloaded (resumably, with or without its weights) into the hub's cache.
+    """A local folder or GGUF file, or a hub id, which is downloaded (edgepress.hub).
 
     Raises:
         InputError: neither a folder nor a hub id.
@@ -237,18 +236,9 @@ def resolve_model(model: str, *, weights: bool = True) -> Path:
         if path.is_dir() or _is_gguf(path):
             return path
         raise InputError(f"{model} is a file, and no GGUF file; give a model folder, a GGUF file or a hub id")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
+    if not is_hub_id(model):
         raise InputError(f"{model} is neither a folder here nor a hub id like owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=_HUB_FILES + _HUB_WEIGHTS * weights))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"cannot download {model}: {first}; check the name and the network, or give a local folder"
-        ) from None
+    return download(model, weights=weights)
 
 
 def _open_gguf(source: Path) -> Any:

@@ -15,7 +15,12 @@ ALLOWED = {"compress": set(), "export": {"compress"}, "runtime": set(), "devices
 HEAVY = ("torch", "onnx", "onnxscript", "onnx_ir", "transformers", "safetensors", "scipy", "ml_dtypes", "optimum",
          "huggingface_hub", "matplotlib", "gguf")  # fmt: skip
 READERS = ("reader", "safetensors", "scaled", "gguf_file", "gguf_model", "gguf_tokenizer")
-NEEDS_COMPRESS = {"edgepress.checkpoint", *(f"edgepress.readers.{name}" for name in READERS)}
+NEEDS_COMPRESS = {
+    "edgepress.checkpoint",
+    "edgepress.cli.optimum",
+    "edgepress.hub",
+    *(f"edgepress.readers.{name}" for name in READERS),
+}
 MOST_LINES = 400
 
 SOURCES = sorted(p for top in ("edgepress", *PARTS) for p in (ROOT / top).rglob("*.py"))

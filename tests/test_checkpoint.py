@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from edgepress.checkpoint import INDEX, open_checkpoint, resolve_model
+from edgepress.checkpoint import INDEX, open_checkpoint
 from edgepress.roles import roles
 from tests.tiny import OF_TYPE, tiny_checkpoint
 
@@ -80,19 +80,3 @@ def test_an_array_outlives_its_file(tmp_path: Path) -> None:
     before = norm.copy()
     (folder / "model.safetensors").write_bytes(b"")
     assert np.array_equal(norm, before)
-
-
-@pytest.mark.parametrize("weights", [True, False])
-def test_a_hub_model_is_downloaded_with_or_without_weights(
-    weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[str]] = []
-
-    def download(model: str, allow_patterns: list[str]) -> str:
-        asked.append(allow_patterns)
-        return str(tmp_path / model)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert resolve_model("owner/name", weights=weights) == tmp_path / "owner" / "name"
-    assert ("*.safetensors" in asked[0]) == weights
-    assert "*.json" in asked[0]
