@@ -68,7 +68,9 @@ void Route::limit_groups(float* choice, int64_t experts) const {
   for (int64_t g = 0; g < groups_; ++g) {
     std::vector<float> group(choice + g * size, choice + (g + 1) * size);
     std::partial_sort(group.begin(), group.begin() + (sum2_ ? 2 : 1), group.end(), std::greater<>());
-    ranked.emplace_back(-(sum2_ ? group[0] + group[1] : group[0]), g);
+    const float of_group = sum2_ ? group[0] + group[1] : group[0];
+    if (std::isnan(of_group)) throw Error("logits or bias give NaN for group " + std::to_string(g));
+    ranked.emplace_back(-of_group, g);
   }
   std::sort(ranked.begin(), ranked.end());  // best first, ties by the lower group
   for (int64_t i = kept_groups_; i < groups_; ++i) std::fill_n(choice + ranked[i].second * size, size, kExcluded);

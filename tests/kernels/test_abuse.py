@@ -66,6 +66,12 @@ def extra_weight(feeds: dict[str, Array], weights: list[Any], attributes: dict[s
     weights.append(initializer("extra", np.zeros(3, np.float32)))
 
 
+def infinite_groups(feeds: dict[str, Array], weights: list[Any], attributes: dict[str, Any]) -> None:
+    """Four groups of two; what the third adds up to is not a number."""
+    feeds["bias"] = np.array([0, 0, 0, 0, np.inf, -np.inf, 0, 0], np.float32)
+    attributes.update(groups=4, kept_groups=2, group_score="sum2")
+
+
 def bytes_(*shape: int) -> Array:
     return np.zeros(shape, np.uint8)
 
@@ -138,6 +144,7 @@ CASES: list[tuple[str, Change, str]] = [
     ("Route", entry("logits", np.nan), "NaN"),
     ("Route", entry("logits", np.inf), "NaN"),
     ("Route", entry("bias", np.nan), "NaN"),
+    ("Route", infinite_groups, "NaN for group 2"),
     ("Route", feed("logits", floats(8)), "logits has shape [8]"),
     ("Route", feed("logits", floats(0, 2**40)), "a size is above 2^31 - 1"),
     ("Route", feed("bias", floats(7)), "bias has shape [7], expected [8]"),

@@ -1,4 +1,5 @@
-// What a right `Linear` or `Experts` node computes, in double precision from OPS.md alone, and how far float32 may be off.
+// What a right `Linear` or `Experts` node computes: in double precision, from OPS.md alone, with how far float32 may be
+// off.
 #pragma once
 
 #include <cmath>

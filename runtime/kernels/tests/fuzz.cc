@@ -10,6 +10,8 @@
 
 extern "C" OrtStatus* RegisterCustomOps(OrtSessionOptions*, const OrtApiBase*);
 
+unsigned long long calls = 0;  // of kernels, made or refused
+
 namespace {
 
 struct Outcome {
@@ -79,6 +81,7 @@ void expect_same(const RandomNode& node, const Outcome& one, const Outcome& othe
 // One thread; where `threads` > 1 also two calls at once on one kernel, each with as many.
 Outcome call(const RandomNode& node, const char* variant, int threads, bool out_of_memory) {
   const OrtCustomOp& op = find_op(node.op);
+  calls += threads > 1 ? 3 : 1;
   if (!accepts(op, node)) return {"(refused before a kernel is made)", {}};
   setenv("EDGEPRESS_ISA", variant, 1);
   void* kernel = nullptr;
@@ -98,7 +101,8 @@ Outcome call(const RandomNode& node, const char* variant, int threads, bool out_
 }
 
 void expect_values(const RandomNode& node, const std::string& variant, const OrtValue& y, const Expected& expected) {
-  if (static_cast<size_t>(y.count) != expected.value.size()) fail(node, "y has shape " + edgepress::to_string(y.shape));
+  const std::string shape = edgepress::to_string(y.shape);
+  if (static_cast<size_t>(y.count) != expected.value.size()) fail(node, "y has shape " + shape);
   for (size_t i = 0; i < expected.value.size(); ++i) {
     const double got = y.as<float>()[i], off = std::fabs(got - expected.value[i]);
     if (off <= expected.tolerance[i] + 1e-30) continue;
@@ -112,7 +116,7 @@ void expect_values(const RandomNode& node, const std::string& variant, const Ort
 void expect_routes(const RandomNode& node, const OrtValues& outputs) {
   const int64_t k = node.attribute<int64_t>("k"), experts = node.inputs[0]->shape[1], count = outputs[1]->count;
   for (const auto& output : outputs)
-    if (output->shape != fake::Shape{node.inputs[0]->shape[0], k}) fail(node, "an output has another shape than [T, k]");
+    if (output->shape != fake::Shape{node.inputs[0]->shape[0], k}) fail(node, "an output's shape is not [T, k]");
   for (int64_t i = 0; i < count; ++i) {
     const int64_t* ids = outputs[1]->as<int64_t>();
     if (ids[i] < 0 || ids[i] >= experts) fail(node, "expert " + std::to_string(ids[i]) + " does not exist");

@@ -1,5 +1,5 @@
-// fuzz [COUNT [SECONDS [SEED [FIRST]]]]: random nodes FIRST to FIRST + COUNT of a seed, as many as the seconds allow (0:
-// all). Prints how many were tried; one that fails can be repeated alone.
+// fuzz [COUNT [SECONDS [SEED [FIRST]]]]: random nodes FIRST to FIRST + COUNT of a seed, or as many of them as the seconds
+// allow. Prints how many were tried; one that fails can be repeated alone.
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <initializer_list>
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+extern unsigned long long calls;
 extern "C" const char* __asan_default_options() { return "abort_on_error=1"; }
 extern "C" const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 
@@ -47,5 +48,6 @@ int main(int count, char** arguments) {
     for (uint64_t& word : words) word = mixed(mixed(seed + 1) + 64 * current + static_cast<uint64_t>(&word - words));
     LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(words), sizeof words);
   }
-  std::printf("%llu nodes of seed %llu, from %llu on: no failure\n", current - first, seed, first);
+  std::printf("%llu nodes of seed %llu, from %llu on, in %llu calls: no failure\n", current - first, seed, first,
+              calls);
 }

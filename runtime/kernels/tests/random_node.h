@@ -143,7 +143,7 @@ inline void add_linear(Random& random, RandomNode& node) {
                           {"biased", int64_t{biased}},
                           {"block_size", int64_t{block}},
                           {"accuracy_level", random.pick<int64_t>({0, 2, 4})}};
-  add_floats(random, node, random.pick<fake::Shape>({{tokens, columns}, {tokens, 1, columns}, {1, 1, tokens, columns}}));
+  add_floats(random, node, random.pick<fake::Shape>({{tokens, columns}, {tokens, 1, columns}, {1, tokens, columns}}));
   node.down = {add_bank(random, node, f, block, false, 1, rows, columns)};
   if (biased) node.down_bias = add_floats(random, node, {rows});
 }

@@ -22,59 +22,65 @@ inline int64_t odd_integer(Random& random) {
   return random.pick<int64_t>({-1, 0, 1, 2, 3, 5, 16, 1000, int64_t{1} << 32, kMost, kLeast, kMost / 2 + 1});
 }
 
-// The same name, and contents of any kind in memory that fits the new type and shape.
-inline void replace(Random& random, RandomNode& node, size_t index, fake::Type type, fake::Shape shape) {
+inline size_t random_input(Random& random, const RandomNode& node) {
+  return static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+}
+
+// Another type and shape, and contents of any kind in memory that fits them; nothing changes where that is large.
+inline Ending replace(Random& random, RandomNode& node, size_t index, fake::Type type, fake::Shape shape,
+                      Ending ending) {
+  if (fake::byte_count(type, shape) > 1 << 20) return Ending::any;
   node.inputs[index] = std::make_unique<OrtValue>(type, std::move(shape), node.guarded);
   fill_bits(random, *node.inputs[index]);
+  return ending;
 }
 
 inline Ending axis(Random& random, RandomNode& node) {
-  const size_t index = static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+  const size_t index = random_input(random, node);
   const OrtValue& value = *node.inputs[index];
   const size_t axis = static_cast<size_t>(random.below(static_cast<int64_t>(value.shape.size())));
-  const int64_t was = value.shape[axis], now = random.pick<int64_t>({0, was + 1, std::max<int64_t>(was - 1, 0), 2 * was});
+  const int64_t was = value.shape[axis];
+  const int64_t now = random.pick<int64_t>({0, was + 1, std::max<int64_t>(was - 1, 0), 2 * was});
   // The tokens and sizes of x, and how many 16-bit matrices or rows there are, may be right.
   const bool fixed = node.op == "Experts" && index > 0 && (axis > 0 || value.type == TYPE_FLOAT) && now != was;
   fake::Shape shape = value.shape;
   shape[axis] = now;
-  replace(random, node, index, value.type, std::move(shape));
-  return fixed ? Ending::refused : Ending::any;
+  return replace(random, node, index, value.type, std::move(shape), fixed ? Ending::refused : Ending::any);
 }
 
 inline Ending rank(Random& random, RandomNode& node) {
-  const size_t index = static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+  const size_t index = random_input(random, node);
   fake::Shape shape = node.inputs[index]->shape;
   if (random.one_in(2))
     shape.pop_back();
   else
     shape.insert(shape.begin(), 1);
-  replace(random, node, index, node.inputs[index]->type, std::move(shape));
-  return node.op == "Linear" && index == 0 ? Ending::any : Ending::refused;
+  const bool fixed = node.op != "Linear" || index > 0;
+  return replace(random, node, index, node.inputs[index]->type, std::move(shape),
+                 fixed ? Ending::refused : Ending::any);
 }
 
 inline Ending huge_empty(Random& random, RandomNode& node) {
-  const size_t index = static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+  const size_t index = random_input(random, node);
   fake::Shape shape = node.inputs[index]->shape;
   const size_t huge = static_cast<size_t>(random.below(static_cast<int64_t>(shape.size())));
   for (int64_t& size : shape) size = random.pick<int64_t>({0, 1});
   shape[huge] = int64_t{1} << random.pick({20, 40, 62});
   shape[(huge + 1) % shape.size()] = 0;
-  replace(random, node, index, node.inputs[index]->type, std::move(shape));
-  return Ending::any;
+  return replace(random, node, index, node.inputs[index]->type, std::move(shape), Ending::any);
 }
 
 inline Ending type(Random& random, RandomNode& node) {
-  const size_t index = static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())));
+  const size_t index = random_input(random, node);
   const fake::Type was = node.inputs[index]->type;
   const fake::Type now = random.pick<fake::Type>(
       {TYPE_FLOAT, TYPE_UINT8, TYPE_INT64, TYPE_FLOAT16, TYPE_BFLOAT16, fake::TYPE_INT32, fake::TYPE_DOUBLE});
-  replace(random, node, index, now, node.inputs[index]->shape);
-  const bool halves = was == TYPE_FLOAT16 || was == TYPE_BFLOAT16;  // of weights, either is right
-  return now == was || halves ? Ending::any : Ending::refused;
+  const bool fixed = now != was && was != TYPE_FLOAT16 && was != TYPE_BFLOAT16;  // of weights, either is right
+  return replace(random, node, index, now, node.inputs[index]->shape, fixed ? Ending::refused : Ending::any);
 }
 
 inline Ending inputs(Random& random, RandomNode& node) {
-  const size_t count = node.inputs.size(), index = static_cast<size_t>(random.below(static_cast<int64_t>(count)));
+  const size_t count = node.inputs.size(), index = random_input(random, node);
   const bool optional = node.op == "Route" && index == 1;
   switch (random.below(4)) {
     case 0: node.inputs[index] = nullptr; break;
@@ -91,7 +97,7 @@ inline Ending extra_input(Random& random, RandomNode& node) {
 }
 
 inline Ending contents(Random& random, RandomNode& node) {
-  fill_bits(random, *node.inputs[static_cast<size_t>(random.below(static_cast<int64_t>(node.inputs.size())))]);
+  fill_bits(random, *node.inputs[random_input(random, node)]);
   return Ending::any;
 }
 
@@ -114,17 +120,16 @@ inline Ending elements(Random& random, RandomNode& node) {
   return node.op == "Experts" && index == 1 && value.count ? Ending::refused : Ending::any;
 }
 
-inline Attribute* random_attribute(Random& random, RandomNode& node) {
-  auto at = node.info.attributes.begin();
-  std::advance(at, random.below(static_cast<int64_t>(node.info.attributes.size())));
-  return &at->second;
+inline auto random_attribute(Random& random, RandomNode& node) {
+  auto& attributes = node.info.attributes;
+  return std::next(attributes.begin(), random.below(static_cast<int64_t>(attributes.size())));
 }
 
 inline Ending attribute_value(Random& random, RandomNode& node) {
-  Attribute* attribute = random_attribute(random, node);
+  Attribute* const attribute = &random_attribute(random, node)->second;
   if (auto* integer = std::get_if<int64_t>(attribute)) *integer = odd_integer(random);
   if (auto* real = std::get_if<float>(attribute)) *real = random.pick({NAN, INFINITY, -1.0f, 0.0f, 1e38f});
-  if (auto* text = std::get_if<std::string>(attribute)) *text = random.pick<std::string>({"", "relu", "softmax", "max"});
+  if (auto* text = std::get_if<std::string>(attribute)) *text = random.pick<std::string>({"", "relu", "softmax"});
   if (auto* list = std::get_if<std::vector<int64_t>>(attribute)) {
     const size_t at = random.bits() % list->size();
     switch (random.below(4)) {
@@ -138,14 +143,13 @@ inline Ending attribute_value(Random& random, RandomNode& node) {
 }
 
 inline Ending attribute_type(Random& random, RandomNode& node) {
-  *random_attribute(random, node) = random.pick<Attribute>({int64_t{1}, 1.0f, std::string("1"), std::vector<int64_t>{1}});
+  random_attribute(random, node)->second =
+      random.pick<Attribute>({int64_t{1}, 1.0f, std::string("1"), std::vector<int64_t>{1}});
   return Ending::any;
 }
 
 inline Ending no_attribute(Random& random, RandomNode& node) {
-  auto at = node.info.attributes.begin();
-  std::advance(at, random.below(static_cast<int64_t>(node.info.attributes.size())));
-  node.info.attributes.erase(at);
+  node.info.attributes.erase(random_attribute(random, node));
   return Ending::any;
 }
 
