@@ -88,6 +88,7 @@ struct OrtCustomOpDomain {
 };
 
 struct OrtSessionOptions {
+  std::map<std::string, std::string> config;
   std::vector<const OrtCustomOpDomain*> domains;
 };
 
@@ -125,6 +126,12 @@ OrtStatus* number(const OrtKernelInfo* info, const char* name, T* out) {
 inline OrtStatus* text(const OrtKernelInfo* info, const char* name, char* out, size_t* size) {
   const std::string* value = attribute<std::string>(info, name);
   return value ? copy_out(value->c_str(), value->size() + 1, out, size) : failure("no such string");
+}
+
+inline OrtStatus* config_entry(const OrtSessionOptions* options, const char* key, char* out, size_t* size) {
+  const auto found = options->config.find(key);
+  if (found == options->config.end()) return failure(std::string("Session config entry '") + key + "' was not found.");
+  return copy_out(found->second.c_str(), found->second.size() + 1, out, size);
 }
 
 inline OrtStatus* integers(const OrtKernelInfo* info, const char* name, int64_t* out, size_t* size) {
@@ -194,6 +201,7 @@ inline OrtApi make_api() {
     *out = value->buffer.data;
     return nullptr;
   };
+  api.GetSessionConfigEntry = config_entry;
   api.KernelInfoGetAttribute_float = number<float>;
   api.KernelInfoGetAttribute_int64 = number<int64_t>;
   api.KernelInfoGetAttribute_string = text;
