@@ -143,7 +143,8 @@ def kv_bytes_per_token(spec: ModelSpec, provider: str = "cpu") -> int:
 
 def state_bytes(spec: ModelSpec, provider: str = "cpu") -> int:
     """What a sequence keeps whatever its length: the states of convolutions and recurrences."""
-    return _ITEM_BYTES[provider] * sum(state.items for state in states(spec) if not state.grows)
+    fixed = (state for state in states(spec) if not state.grows)
+    return sum(state.items * _ITEM_BYTES["cpu" if state.exact else provider] for state in fixed)
 
 
 def active_parameters(spec: ModelSpec) -> int:

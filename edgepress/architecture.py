@@ -45,6 +45,7 @@ class Attention:
     rope: Rope | None = None  # None: the model's
     scale: float | None = None  # of the scores; None: head_dim ** -0.5
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
+    output_gate: bool = False  # each head's query comes with a gate; its output is multiplied by the gate's sigmoid
     sinks: bool = False  # one learned score per head that attends to nothing
     window: int | None = None  # positions that a query sees, itself included
     chunk: int | None = None  # a query sees the positions of its own chunk only

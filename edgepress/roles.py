@@ -59,7 +59,7 @@ def _mixing_roles(spec: ModelSpec, i: int) -> Iterator[tuple[str, tuple[int, ...
 
 def _gqa_roles(spec: ModelSpec, a: Attention) -> Iterator[tuple[str, tuple[int, ...]]]:
     q, k, v = a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.value_dim
-    for name, rows in (("q", q), ("k", k), ("v", v)):
+    for name, rows in (("q", 2 * q if a.output_gate else q), ("k", k), ("v", v)):
         yield name, (rows, spec.hidden_size)
         if a.qkv_bias:
             yield f"{name}_bias", (rows,)

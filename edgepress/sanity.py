@@ -67,6 +67,9 @@ def check_relations(spec: "ModelSpec") -> None:
         raise CheckpointError("config.json gives no intermediate_size, which its dense layers need")
     if spec.experts:
         _check_experts(spec.experts)
+    m = spec.mixer
+    if m and m.kind == "gated_delta" and (0 in (m.keys, m.values) or m.value_heads % m.key_heads):
+        raise CheckpointError(f"config.json: {m.value_heads} value heads do not share {m.key_heads} key heads")
 
 
 def _check_attention(spec: "ModelSpec", a: "Attention") -> None:

@@ -14,12 +14,14 @@ class State:
     Attributes:
         shape: without the batch, which comes first; None is the axis that grows with the sequence.
         shared: the tensor is that of the state before it, and needs no memory of its own.
+        exact: float32 whatever the activations are.
     """
 
     past: str
     present: str
     shape: tuple[int | None, ...]
     shared: bool = False
+    exact: bool = False
 
     @property
     def grows(self) -> bool:
@@ -34,11 +36,12 @@ class State:
 def layer_states(spec: ModelSpec, i: int) -> Iterator[State]:
     """The states of layer i, in the order in which its module takes and returns them."""
     if mixer := spec.mixer_of(i):
-        yield State(f"past.{i}.conv", f"present.{i}.conv", (spec.hidden_size, mixer.kernel - 1))
+        for name, fixed in mixer.states(spec.hidden_size):
+            yield State(f"past.{i}.{name}", f"present.{i}.{name}", fixed, exact=name == "recurrent")
         return
     a = spec.attention_of(i)
     latent = a.kind == "mla"
-    shape = (1, None, a.kv_rank + a.rope_head_dim) if latent else (a.kv_heads, None, a.head_dim)
+    shape: tuple[int | None, ...] = (1, None, a.kv_rank + a.rope_head_dim) if latent else (a.kv_heads, None, a.head_dim)
     for name in ("key", "value"):
         shared = latent and name == "value"
         yield State(f"past_key_values.{i}.{name}", f"present.{i}.{name}", shape, shared)

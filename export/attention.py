@@ -36,7 +36,8 @@ class GroupedQueryAttention(Module):
 
     def forward(self, op: Op, x: Value, past: tuple[Value, Value], step: Step) -> tuple[Value, Value, Value]:
         a = self.a
-        q, k = self.q(op, x), self.k(op, x)
+        q, gate = self._query(op, x)
+        k = self.k(op, x)
         if not a.qk_norm_last:
             q, k = self._normed(op, 0, q), self._normed(op, 1, k)
         q, k, v = (self._clip(op, p) for p in (q, k, self.v(op, x)))
@@ -61,7 +62,17 @@ class GroupedQueryAttention(Module):
             num_heads=a.heads, kv_num_heads=a.kv_heads, do_rotary=int(tables is not None),
             rotary_interleaved=int(self.context.spec.rope_of(a).interleaved), **self._attributes(),
         )  # fmt: skip
-        return self.o(op, self._narrowed(op, out)), key, value
+        out = self._narrowed(op, out)
+        return self.o(op, op.Mul(out, op.Sigmoid(gate)) if a.output_gate else out), key, value
+
+    def _query(self, op: Op, x: Value) -> tuple[Value, Value | None]:
+        """The query, and the gate that comes with each head of it, where the model has that."""
+        q = self.q(op, x)
+        if not self.a.output_gate:
+            return q, None
+        heads = op.Reshape(q, constant(op, [0, 0, self.a.heads, 2 * self.a.head_dim]))
+        q, gate = (op.Reshape(p, constant(op, [0, 0, -1])) for p in op.Split(heads, axis=3, num_outputs=2, _outputs=2))
+        return q, gate
 
     def _attributes(self) -> dict[str, float | int]:
         a = self.a

@@ -8,6 +8,7 @@ from onnxscript import GraphBuilder
 
 from edgepress.export.attention import GroupedQueryAttention
 from edgepress.export.convolution import ShortConvolution
+from edgepress.export.delta import GatedDelta
 from edgepress.export.functions import OPSETS, Op, Value, constant
 from edgepress.export.latent import LatentAttention
 from edgepress.export.modules import Context, Embedding, FeedForward, Linear, Module, Norm, Positions, scaled
@@ -20,7 +21,8 @@ IR_VERSION = 10  # the first with `overload`
 INT64 = ir.DataType.INT64
 
 
-_MIXING = {"gqa": GroupedQueryAttention, "mla": LatentAttention, "short_convolution": ShortConvolution}
+_MIXING = {"gqa": GroupedQueryAttention, "mla": LatentAttention, "short_convolution": ShortConvolution,
+           "gated_delta": GatedDelta}  # fmt: skip
 
 
 class Layer(Module):
@@ -106,7 +108,7 @@ def build_model(context: Context) -> ir.Model:
     ids = builder.input("input_ids", INT64, ["batch", "sequence"])
     mask = builder.input("attention_mask", INT64, ["batch", "total_sequence"])
     states = [tuple(layer_states(spec, i)) for i in range(spec.layers)]
-    pasts = [tuple(builder.input(s.past, context.real, _shape(s, "past")) for s in layer) for layer in states]
+    pasts = [tuple(builder.input(s.past, _type(s, context), _shape(s, "past")) for s in layer) for layer in states]
     keep = builder.input("logits_to_keep", INT64, [1])
     keep.const_value = ir.tensor(np.zeros(1, np.int64), name="logits_to_keep")
     graph.initializers["logits_to_keep"] = keep
@@ -122,8 +124,12 @@ def build_model(context: Context) -> ir.Model:
     _output(graph, logits, "logits", context.real, ["batch", "kept", spec.vocab_size])
     for layer, present in zip(states, presents, strict=True):
         for state, value in zip(layer, present, strict=True):
-            _output(graph, value, state.present, context.real, _shape(state, "total"))
+            _output(graph, value, state.present, _type(state, context), _shape(state, "total"))
     return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgepress", functions=list(builder.functions.values()))
+
+
+def _type(state: State, context: Context) -> ir.DataType:
+    return ir.DataType.FLOAT if state.exact else context.real
 
 
 def _shape(state: State, when: str) -> list[int | str | None]:

@@ -47,6 +47,17 @@ class Step:
         """int64 [batch]: new tokens of each row, without the padding to their right."""
         return self._once("count", lambda: op.Min(self._lengths, self._width(op)))
 
+    def real_tokens(self, op: Op) -> Value:
+        """bool [batch, sequence, 1]: which of the new tokens are not padding."""
+
+        def make() -> Value:
+            places = op.Range(constant(op, 0), self._width(op), constant(op, 1))
+            return op.Less(
+                op.Unsqueeze(places, constant(op, [0, 2])), op.Unsqueeze(self.count(op), constant(op, [1, 2]))
+            )
+
+        return self._once("real", make)
+
     def _width(self, op: Op) -> Value:
         return op.Gather(op.Shape(self._ids), constant(op, 1), axis=0)
 

@@ -69,6 +69,12 @@ OF_TYPE: dict[str, dict[str, Any]] = {
     "deepseek_v2": {**LATENT, "q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2,
                     "first_k_dense_replace": 1, "routed_scaling_factor": 2.0},
     "glm4_moe_lite": LATENT,
+    "qwen3_next": {
+        **MIXTURE, "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "head_dim": 32, "partial_rotary_factor": 0.5, "moe_intermediate_size": 64, "intermediate_size": 96,
+        "shared_expert_intermediate_size": 64, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+    },
     "lfm2_moe": {
         **MIXTURE, "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"],
         "num_dense_layers": 1, "moe_intermediate_size": 64, "intermediate_size": 96, "conv_L_cache": 3,

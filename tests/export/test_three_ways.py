@@ -60,7 +60,7 @@ def test_native_and_genai_write_the_same_tokens(width: str, bundle_of: Bundles) 
     assert len(with_genai) > NEW_TOKENS // 2
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "lfm2_moe"])
+@pytest.mark.parametrize("name", ["deepseek_v3", "lfm2_moe", "qwen3_next"])
 def test_every_kind_of_state_runs_in_genai(name: str, bundle_of: Bundles) -> None:
     _, bundle = bundle_of(name)
     prompt = tokens((PROMPT_TOKENS,)).tolist()
@@ -69,7 +69,7 @@ def test_every_kind_of_state_runs_in_genai(name: str, bundle_of: Bundles) -> Non
     assert len(with_genai) > NEW_TOKENS // 2
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "lfm2_moe"])
+@pytest.mark.parametrize("name", ["deepseek_v3", "lfm2_moe", "qwen3_next"])
 def test_native_and_plain_differ_by_little_in_every_family(name: str, bundle_of: Bundles) -> None:
     _, bundle = bundle_of(name, "4z")
     ids = tokens((2, 256))
