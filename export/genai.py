@@ -25,8 +25,8 @@ def special_tokens(source: WeightSource) -> tuple[list[int], int | None]:
 
 
 def genai_config(source: WeightSource, provider: str, with_library: bool) -> dict[str, Any]:
-    spec = source.spec
-    kv_heads, _, head_size = next(s for s in states(spec) if s.grows).shape
+    spec, a = source.spec, source.spec.attention
+    kv_heads, _, head_size = next((s.shape for s in states(spec) if s.grows), (a.kv_heads, None, a.head_dim))
     eos, bos = special_tokens(source)
     options: dict[str, Any] = {"log_id": "edgepress", "provider_options": [] if provider == "cpu" else [{"cuda": {}}]}
     if with_library:
@@ -36,7 +36,7 @@ def genai_config(source: WeightSource, provider: str, with_library: bool) -> dic
         "filename": MODEL,
         "head_size": head_size,
         "hidden_size": spec.hidden_size,
-        "num_attention_heads": spec.attention.heads,
+        "num_attention_heads": a.heads,
         "num_key_value_heads": kv_heads,
         "num_hidden_layers": spec.layers,
         "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", **_state_names(spec, "past")},

@@ -96,8 +96,8 @@ def test_the_sample_agrees_on_real_text(domain: str, bundle_of: Bundles) -> None
     ("qwen3_moe", {"mlp_only_layers": [0], "norm_topk_prob": False, "attention_bias": True}),
     ("llama", {"rope_scaling": YARN, "max_position_embeddings": 256}),
     ("deepseek_v3", {"rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3}, "rms_norm_eps": 1e-2}),
-    ("qwen3_next", {"linear_num_key_heads": 4, "linear_value_head_dim": 32, "layer_types": None, "attention_bias": True,
-                    "mlp_only_layers": [1]}),
+    ("qwen3_next", {"linear_num_key_heads": 4, "linear_value_head_dim": 32, "layer_types": None, "num_hidden_layers": 4,
+                    "attention_bias": True, "mlp_only_layers": [1]}),
     ("lfm2_moe", {"conv_bias": True, "use_expert_bias": False, "conv_L_cache": 4}),
     ("deepseek_v2", {"q_lora_rank": 32, "topk_method": "greedy", "mlp_bias": True, "rope_scaling": {
         **YARN, "mscale": 0.707, "mscale_all_dim": 0.707}}),
