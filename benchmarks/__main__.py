@@ -12,7 +12,9 @@ from benchmarks import prepare
 from benchmarks.compress import measure_compression
 from benchmarks.experts import LEVELS, measure_experts
 from benchmarks.layer import WIDTHS
-from benchmarks.machine import describe
+from benchmarks.limited import obstacle
+from benchmarks.machine import describe, read_ahead
+from benchmarks.memory import measure_memory
 from benchmarks.rounds import write_text
 from benchmarks.routing import measure_routing
 from benchmarks.tables import Table, markdown
@@ -28,6 +30,7 @@ class Part(StrEnum):
     routing = "routing"
     compress = "compress"
     whole = "whole"
+    memory = "memory"
 
 
 LLAMA_BIN = Path("build/llama.cpp/bin")  # where `make bench` builds it
@@ -76,9 +79,16 @@ def _measure(
             half = prepare.half_gguf(output / "work", model)
             quantize = llama_bin / "llama-quantize"
             tables.append(measure_compression(output, model, half, quantize, rounds, threads, track=track))
-        if Part.whole in wanted:
+        if {Part.whole, Part.memory} & {*wanted}:
             entrants = _entrants(output / "work", checkpoint, bundle, llama_bin, threads, track)
+        if Part.whole in wanted:
             tables.append(measure_whole(output, entrants, rounds, threads, track=track))
+        if Part.memory in wanted:
+            machine["read-ahead of the disk"] = read_ahead(output)
+            if why := obstacle():
+                machine["bigger than memory"] = f"not measured: {why}"
+            else:
+                tables.append(measure_memory(output, entrants, rounds, threads, track=track))
     machine["load average at the end"] = " ".join(f"{load:.2f}" for load in os.getloadavg())
     report = markdown(tables, machine)
     write_text(output / "benchmarks.md", report)

@@ -19,11 +19,14 @@ def speeds(
 
 
 def _bench(llama_bench: Path, model: Path, repack: bool, threads: int, *tests: str) -> str:
-    return run(_command(llama_bench, model, repack, threads, *tests)).stdout
+    return run(command(llama_bench, model, repack, threads, 1, *tests)).stdout
 
 
-def _command(llama_bench: Path, model: Path, repack: bool, threads: int, *tests: str) -> list[str | Path]:
-    fixed = ["-t", str(threads), "-r", "1", "--repack", str(int(repack)), "-o", "json"]
+def command(
+    llama_bench: Path, model: Path, repack: bool, threads: int, repetitions: int, *tests: str
+) -> list[str | Path]:
+    """A llama-bench that prints JSON."""
+    fixed = ["-t", str(threads), "-r", str(repetitions), "--repack", str(int(repack)), "-o", "json"]
     return [llama_bench, "-m", model, *fixed, *tests]
 
 
@@ -42,6 +45,22 @@ def parse_speeds(text: str) -> Values:
     return speeds
 
 
+def parse_last(text: str, tokens: int, count: int) -> float:
+    """Tokens/s over the last `count` repetitions of llama-bench's one test, of `tokens` tokens each.
+
+    Raises:
+        RuntimeFailure: another layout than expected, or fewer repetitions.
+    """
+    try:
+        (test,) = json.loads(text)
+        seconds = [nanoseconds / 1e9 for nanoseconds in test["samples_ns"][-count:]]
+    except (ValueError, KeyError, TypeError):
+        seconds = []
+    if len(seconds) != count or sum(seconds) <= 0:
+        raise RuntimeFailure(f"llama-bench printed no results that can be read: {text[:80]!r}")
+    return tokens * count / sum(seconds)
+
+
 def _name(test: dict[str, int]) -> str:
     name = f"pp{test['n_prompt']}" if test["n_prompt"] else f"tg{test['n_gen']}"
     return name + (f" @ d{test['n_depth']}" if test["n_depth"] else "")
@@ -53,7 +72,7 @@ def first_token(llama_bench: Path, model: Path, repack: bool, threads: int, toke
     llama.cpp counts its load time until the first evaluation has ended. Its memory grows while it loads, and stays.
     """
     tests = ("-p", "0", "-n", str(tokens), "--no-warmup", "-v")
-    done = run(_command(llama_bench, model, repack, threads, *tests))
+    done = run(command(llama_bench, model, repack, threads, 1, *tests))
     return parse_load_seconds(done.stderr), done.seconds, done.anonymous
 
 

@@ -34,6 +34,14 @@ def describe(threads: int, llama_bench: Path | None) -> dict[str, Any]:
     }
 
 
+def read_ahead(folder: Path) -> str:
+    """How far the kernel reads ahead on the disk of a folder: maps that do not fit in memory are slower the more."""
+    device = folder.stat().st_dev
+    block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    found = (place / "queue" / "read_ahead_kb" for place in (block, block.resolve().parent))
+    return next((f"{file.read_text(encoding='utf-8').strip()} kB" for file in found if file.is_file()), "unknown")
+
+
 def _output(*command: str) -> str:
     """The first line that a command prints; empty if it cannot run."""
     try:
