@@ -21,14 +21,16 @@ from edgepress.progress import Track, silent
 
 
 def calibrate(
-    checkpoint: Checkpoint, ids: np.ndarray, *, track: Track = silent, cache: Path | None = None
-) -> Statistics:
+    checkpoint: Checkpoint, ids: np.ndarray, *, track: Track = silent, cache: Path | None = None,
+    memory: int | None = None,
+) -> Statistics:  # fmt: skip
     """Run chunks through the model, one decoder layer in memory at a time, and gather Statistics.
 
     Args:
         ids: int64 [n, S], such as edgepress.texts.calibration_ids gives.
         cache: a folder. The state is kept there after each layer, so a later call with the same checkpoint and ids
             goes on where this one stopped, with the same result; a finished calibration is read from there.
+        memory: as ReferenceModel takes it.
 
     Raises:
         InputError: ids that are not the model's.
@@ -37,7 +39,7 @@ def calibrate(
     saved = _Saved(cache, _key(checkpoint, ids)) if cache else None
     if saved and saved.result.exists():
         return load_statistics(saved.result)
-    model = ReferenceModel(checkpoint)
+    model = ReferenceModel(checkpoint, memory=memory)
     with model.embed(ids) as states:
         done, statistics = (saved and saved.load(states)) or (0, Statistics(ids.size))
         for i in track(range(done, checkpoint.spec.layers), "calibrating"):

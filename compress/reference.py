@@ -8,6 +8,9 @@ stored and become float32 one expert at a time; all arithmetic is in float32.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from math import prod
+from mmap import MADV_DONTNEED
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MethodType
@@ -27,7 +30,8 @@ from edgepress.layout import vector_name
 from edgepress.progress import Track, silent
 from edgepress.roles import layer_roles, split_role
 
-_IN_MEMORY = 500_000_000  # bytes of hidden states; more are mapped from a temporary file
+_IN_MEMORY = 500_000_000  # bytes of hidden states, where no bound is given
+_STATES_SHARE, _EXPERTS_SHARE = 8, 2  # a bound divided by it is what hidden states, or a layer's experts, may take
 _HEAD_ROWS = 16384  # rows of the head that are float32 at a time
 _EXPERTS = "edgepress"
 _ROTARY = ("rotary_emb", "pos_emb")  # what families call it
@@ -56,7 +60,8 @@ def _expert(self: Any, expert: int, x: Tensor, gate: Tensor) -> Tensor:
 
 
 def _projected(self: Any, name: str, expert: int, x: Tensor) -> Tensor:
-    weight = getattr(self, name)[expert].float()
+    on_disk = getattr(self, "on_disk", None)
+    weight = on_disk(name, expert) if on_disk else getattr(self, name)[expert].float()
     bias = getattr(self, f"{name}_bias")[expert].float() if self.has_bias else None
     return nn.functional.linear(x, weight.T if self.is_transposed else weight, bias)
 
@@ -100,9 +105,19 @@ ALL_EXPERTS_FUNCTIONS.register(_EXPERTS, _experts)
 class ReferenceModel:
     """A checkpoint as transformers computes it (a `LogitsSource` of edgepress.runtime.evaluate)."""
 
-    def __init__(self, checkpoint: Checkpoint, *, batch: int = 8, track: Track = silent) -> None:
-        """`batch`: chunks that pass through a layer together; `track` follows the layers of `logits`."""
-        self.checkpoint, self.spec, self._batch, self._track = checkpoint, checkpoint.spec, batch, track
+    def __init__(
+        self, checkpoint: Checkpoint, *, batch: int = 8, track: Track = silent, memory: int | None = None
+    ) -> None:
+        """Prepare the modules; no weights yet.
+
+        Args:
+            batch: chunks that pass through a layer together.
+            track: follows the layers of `logits`.
+            memory: bytes that may be held. Beyond a share of it, hidden states lie in a temporary file (TMPDIR), and
+                a layer's experts stay in the checkpoint, read anew for each chunk.
+        """
+        self.checkpoint, self.spec, self._track = checkpoint, checkpoint.spec, track
+        self._memory, self._batch = memory, 1 if memory else batch
         config = CONFIG_MAPPING[self.spec.model_type].from_dict(checkpoint.config)
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         attention = "sdpa" if model_class._supports_sdpa else "eager"  # no sdpa: attention sinks
@@ -155,25 +170,32 @@ class ReferenceModel:
     def embed(self, ids: np.ndarray) -> Iterator[np.ndarray]:
         """The input of the first layer, float32 [n, S, H], in a temporary file (TMPDIR) where it is large."""
         self._check_ids(ids)
-        embedding = self._read("embedding")
         positions = self._read("positions").float()[: ids.shape[1]] if self.spec.learned_positions else 0.0
-        with _states((*ids.shape, self.spec.hidden_size)) as states:
-            for chunk, tokens in zip(states, torch.from_numpy(ids), strict=True):
-                chunk[:] = (embedding[tokens].float() * self.spec.embedding_scale + positions).numpy()
-            del embedding
+        limit = self._memory // _STATES_SHARE if self._memory else _IN_MEMORY
+        with _states((*ids.shape, self.spec.hidden_size), limit) as states:
+            for chunk, tokens in zip(states, ids, strict=True):
+                known, place = np.unique(tokens, return_inverse=True)
+                rows = torch.stack([self._rows("embedding", token, token + 1)[0] for token in known.tolist()])
+                chunk[:] = (rows[place].float() * self.spec.embedding_scale + positions).numpy()
             yield states
 
     @contextmanager
     def layer(self, i: int) -> Iterator[nn.Module]:
         """Decoder layer i with its weights, for `advance`."""
         layer = self._layers[i]
-        layer.load_state_dict(self._layer_weights(i), assign=True)
+        on_disk = self._memory is not None and self._expert_bytes(i) > self._memory // _EXPERTS_SHARE
+        layer.load_state_dict(self._layer_weights(i, on_disk), assign=True)
+        experts: Any = layer.get_submodule(self._experts_name(i)) if on_disk else None
+        if experts is not None:
+            experts.on_disk = partial(self._expert_weight, i)
         setattr(self._decoder, self._list, nn.ModuleList([layer]))
         if self._types:
             self._decoder.config.layer_types = [self._types[i]]
         try:
             yield layer
         finally:
+            if experts is not None:
+                del experts.on_disk
             layer.to("meta")
 
     def advance(self, states: np.ndarray) -> None:
@@ -182,6 +204,7 @@ class ReferenceModel:
             for start in range(0, len(states), self._batch):
                 batch = torch.from_numpy(states[start : start + self._batch])
                 batch[:] = self._decoder(inputs_embeds=batch, use_cache=False).last_hidden_state
+                _drop_pages(states)
 
     def normed(self, states: np.ndarray) -> Iterator[Tensor]:
         """For each chunk, what the head reads (float32 [S, H]): the last layer's output after the final norm."""
@@ -203,31 +226,66 @@ class ReferenceModel:
         name, _ = rename_source_key(stored, self._renamings, self._converters)
         return str(name)
 
-    def _layer_weights(self, i: int) -> dict[str, Tensor]:
+    def _layer_weights(self, i: int, experts_on_disk: bool) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
         parameters = self._layers[i].state_dict()
-        shapes = dict(layer_roles(self.spec, i))
-        for short in shapes:
+        for short, _ in layer_roles(self.spec, i):
             role = f"layers.{i}.{short}"
-            name, tensor = self.local_name(role), self._read(role)
+            name = self.local_name(role)
             _, expert, template = split_role(role)
+            held = self.checkpoint.architecture.fused_with(template)
+            if experts_on_disk and expert is not None and not template.endswith("_bias"):
+                weights[name] = parameters[name]  # without data
+                continue
+            tensor = self._read(role)
             tensor = tensor if expert is not None else tensor.float()
-            if (held := self.checkpoint.architecture.fused_with(template)) is None:
+            if held is None:
                 weights[name] = tensor.reshape(parameters[name].shape)
                 continue
-            fused, index = held
             if name not in weights:
                 weights[name] = torch.empty(parameters[name].shape, dtype=tensor.dtype)
-            rows = [shapes[r.format(i=i, e=expert).removeprefix(f"layers.{i}.")][0] for r in fused.roles]
             block = weights[name] if expert is None else weights[name][expert]
-            fused.part(block, rows, index)[:] = tensor
+            self._part(role, block)[:] = tensor
         return weights
 
+    def _part(self, role: str, block: Tensor) -> Tensor:
+        """The view of a role in the block (of one layer and expert) that holds it with others."""
+        i, expert, template = split_role(role)
+        held = self.checkpoint.architecture.fused_with(template)
+        assert held
+        fused, index = held
+        rows = [self.checkpoint.shape(r.format(i=i, e=expert))[0] for r in fused.roles]
+        part: Tensor = fused.part(block, rows, index)
+        return part
+
+    def _expert_roles(self, i: int, expert: int) -> list[str]:
+        return [f"layers.{i}.experts.{expert}.{part}" for part in ("gate", "up", "down")]
+
+    def _experts_name(self, i: int) -> str:
+        return self.local_name(self._expert_roles(i, 0)[-1]).rsplit(".", 1)[0]
+
+    def _expert_bytes(self, i: int) -> int:
+        """Bytes that the experts of a layer take in memory."""
+        if not self.spec.has_experts(i) or not self.spec.experts:
+            return 0
+        one = sum(self.checkpoint.rows(role, 0, 1).itemsize * prod(self.checkpoint.shape(role))
+                  for role in self._expert_roles(i, 0))  # fmt: skip
+        return one * self.spec.experts.count
+
+    def _expert_weight(self, i: int, name: str, expert: int) -> Tensor:
+        """float32 weights of one expert, as transformers' parameter `name` has them, read from the checkpoint."""
+        roles = [role for role in self._expert_roles(i, expert) if self.local_name(role).endswith(f".{name}")]
+        shape = self._layers[i].get_submodule(self._experts_name(i)).get_parameter(name).shape[1:]
+        block = torch.empty(shape)
+        for role in roles:
+            self._part(role, block)[:] = self._read(role)
+        return block
+
     def _read(self, role: str) -> Tensor:
-        array = self.checkpoint.tensor(role)
-        if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(array)
+        return _as_tensor(self.checkpoint.tensor(role))
+
+    def _rows(self, role: str, start: int, stop: int) -> Tensor:
+        return _as_tensor(self.checkpoint.rows(role, start, stop))
 
     def _check_ids(self, ids: np.ndarray) -> None:
         if ids.shape[1] > self.spec.context:
@@ -247,9 +305,22 @@ def _conversions(model: PreTrainedModel) -> tuple[list[Any], list[Any]]:
     return renamings, [c for c in conversions if not isinstance(c, WeightRenaming)]
 
 
+def _as_tensor(array: np.ndarray) -> Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _drop_pages(states: np.ndarray) -> None:
+    """Let go of the mapped pages of a file; what was written stays in it."""
+    if isinstance(states, np.memmap):
+        states._mmap.madvise(MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
 @contextmanager
-def _states(shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    if 4 * np.prod(shape, dtype=np.int64) <= _IN_MEMORY:
+def _states(shape: tuple[int, ...], limit: int) -> Iterator[np.ndarray]:
+    """float32, in a temporary file if it takes more than `limit` bytes."""
+    if 4 * prod(shape) <= limit:
         yield np.empty(shape, np.float32)
         return
     with TemporaryDirectory(prefix="edgepress-") as folder:

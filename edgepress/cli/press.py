@@ -31,7 +31,7 @@ def compress(model: Model, output: Output, press: Press, json: Json = False) -> 
     from edgepress.checkpoint import open_checkpoint
     from edgepress.compress import apply
 
-    if press == Press():
+    if press.is_empty:
         raise typer.BadParameter("say how small: --bits, --max-size, --device, --keep-experts or --plan")
     _refuse_existing(output)
     checkpoint = open_checkpoint(model)

@@ -5,7 +5,7 @@ import inspect
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,12 @@ class Press:
     block_size: Annotated[int, typer.Option(help="Weights per scale: 16, 32, 64 or 128.")] = 32
     calibrate: Annotated[list[Path] | None, typer.Option(help="A text to calibrate on; may be repeated.")] = None
     calibration_chunks: Annotated[int, typer.Option(help="At most this many chunks of each text.")] = 16
+    memory: Annotated[str | None, typer.Option(help="Calibrate within this much, such as 4GB; slower.")] = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is said of the result."""
+        return replace(self, memory=None) == Press()
 
 
 def pressing(command: Callable[..., None]) -> Callable[..., None]:
@@ -70,7 +76,7 @@ def make_source(model: str, press: Press, provider: str, track: Track, cache: Pa
     from edgepress.compress import Packer, is_packed, open_packed
 
     if is_packed(Path(model)):
-        if press != Press():
+        if not press.is_empty:
             raise InputError(f"{model} is pressed already; press options apply to the original model")
         return open_packed(Path(model))
     checkpoint = open_checkpoint(model)
@@ -126,7 +132,9 @@ def _calibrated(checkpoint: Any, press: Press, track: Track, cache: Path) -> Any
         return None
     from edgepress.compress.calibrate import calibrate
     from edgepress.texts import calibration_ids
+    from edgepress.units import parse_size
 
     context = min(512, checkpoint.spec.context)
     ids = calibration_ids(checkpoint.path / "tokenizer.json", press.calibrate, context, press.calibration_chunks)
-    return calibrate(checkpoint, ids, track=track, cache=cache)
+    memory = parse_size(press.memory) if press.memory else None
+    return calibrate(checkpoint, ids, track=track, cache=cache, memory=memory)

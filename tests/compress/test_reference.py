@@ -72,6 +72,23 @@ def test_large_hidden_states_pass_through_a_file(tiny: Tiny, monkeypatch: pytest
     assert_equal_to_transformers(path, random_ids(path))
 
 
+@pytest.mark.parametrize("model_type", OF_TYPE)
+def test_what_stays_on_disk_computes_the_same(model_type: str, tiny: Tiny) -> None:
+    path = tiny(model_type)
+    held, bounded = (ReferenceModel(open_checkpoint(path), batch=1, memory=memory) for memory in (None, 1))
+    for a, b in zip(held.logits(random_ids(path)), bounded.logits(random_ids(path)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_bound_leaves_experts_and_hidden_states_on_disk(tiny: Tiny) -> None:
+    path = tiny("mixtral")
+    model = ReferenceModel(open_checkpoint(path), memory=1)
+    with model.embed(random_ids(path)) as states, model.layer(1) as layer:
+        assert isinstance(states, np.memmap)
+        device = {name: p.device.type for name, p in layer.named_parameters()}
+    assert {name for name in device if device[name] == "meta"} == {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
+
+
 def test_a_layer_is_dropped_after_use(tiny: Tiny) -> None:
     model = ReferenceModel(open_checkpoint(tiny("mixtral")))
     with model.layer(0) as layer:

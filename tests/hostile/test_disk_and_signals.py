@@ -3,10 +3,14 @@ the same command goes on to the same bytes."""
 
 import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +276,31 @@ class TestKill:
         assert in_a_process(command, tmp_path).returncode == 0
         assert {p.name for p in tmp_path.iterdir()} == {"model", "output"}
         assert hashes(tmp_path / "output") == hashes(pressed("compress", folder))
+
+    @pytest.mark.parametrize("turn", range(int(os.environ.get("EDGEPRESS_KILLS", "2"))))
+    @pytest.mark.parametrize("calibrated", [False, True])
+    def test_of_compress_at_a_random_moment(
+        self, pressed: Pressed, folder: Path, text: Path, tmp_path: Path, calibrated: bool, turn: int
+    ) -> None:
+        """The moment is a share of the time that the undisturbed run takes; a run may also end before it."""
+        options = ["--keep-experts", 0.5, "--calibrate", text, "--memory", "1MB"] if calibrated else []
+        command = [*press("compress", folder, "output"), *options]
+        started = time.monotonic()
+        assert in_a_process(command, tmp_path).returncode == 0
+        seconds = time.monotonic() - started
+        whole = hashes(tmp_path / "output")
+        shutil.rmtree(tmp_path / "output")
+        process = subprocess.Popen([sys.executable, "-c", MAIN, *map(str, command)], cwd=tmp_path)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=seconds * random.uniform(0.2, 1))
+        process.kill()
+        process.wait()
+        if not (tmp_path / "output").exists():
+            assert in_a_process(command, tmp_path).returncode == 0
+        assert hashes(tmp_path / "output") == whole == hashes(pressed("compress", folder, *options))
+        assert {p.name for p in tmp_path.iterdir()} <= {"model", "text.txt", "output", ".output.calibration"} | {
+            p.name for p in tmp_path.glob("edgepress-*")
+        }
 
     def test_of_export_leaves_no_bundle_under_the_final_name(self, folder: Path, tmp_path: Path) -> None:
         command = press("export", folder, "output")
