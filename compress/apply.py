@@ -13,6 +13,7 @@ from edgepress.errors import EdgepressError, InputError
 from edgepress.files import sync, sync_folder
 from edgepress.layout import part_tensors, parts
 from edgepress.plan import Plan
+from edgepress.pooling import POOLING_FILES
 from edgepress.progress import Track, silent
 
 
@@ -52,8 +53,9 @@ def _press(packer: Packer, partial: Path, track: Track) -> None:
                 packer.emit(part, sink)
     packer.plan.save(partial / PLAN)
     (partial / "config.json").write_text(json.dumps(packer.config, indent=2) + "\n", encoding="utf-8")
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, *POOLING_FILES):
         if (packer.folder / name).is_file():
+            (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(packer.folder / name, partial / name)
     sync_folder(partial)
 

@@ -16,7 +16,7 @@ from edgepress.formats import F16, Format
 from edgepress.layout import Stored, bank_path, banks, expert_biases, module_path, part_tensors, vector_name
 from edgepress.packed import Sink
 from edgepress.plan import Plan, check_plan
-from edgepress.roles import layer_roles, output_roles
+from edgepress.roles import input_roles, layer_roles, output_roles
 
 _CHUNK = 1 << 20  # weights that one task presses: at most about 10 MB, and milliseconds of work
 _AHEAD = 2  # tasks per core that are begun before their results are taken
@@ -63,6 +63,8 @@ class Packer:
             yield from self._matrix("embedding")
             if self.spec.learned_positions:
                 yield from self._runs(["positions"], module_path(self.spec, "positions"), 0, F16)
+            for role, _ in input_roles(self.spec):
+                yield partial(self._vector, role)
         elif part == "output":
             for role, shape in output_roles(self.spec):
                 yield from self._tensor(role, shape)

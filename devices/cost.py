@@ -109,7 +109,7 @@ def role_part(name: str) -> str:
     for part in ("embedding", "head", "experts", "shared", "router", "ffn."):
         if name.startswith(part):
             return part.rstrip(".")
-    if name == "positions":
+    if name in ("positions", "token_types"):
         return "embedding"
     return "norms" if name.removesuffix("_bias").endswith("norm") else "attention"
 

@@ -130,6 +130,8 @@ class ModelSpec:
     parallel: bool = False  # attention and ffn read the same normed input
     rope: Rope = field(default_factory=Rope)
     learned_positions: bool = False
+    encoder: bool = False  # attention in both directions, no head; post_norm is of the sum with the residual
+    token_types: int = 0
     embedding_scale: float = 1.0
     residual_scale: float = 1.0  # of what attention and ffn add
     logit_scale: float = 1.0

@@ -41,6 +41,7 @@ class Manifest:
         files: name -> {"size": bytes, "sha256": hex} of every file but the manifest itself.
         context: longest sequence in tokens. eos: ids that end a text. bos: id that begins one, or null.
         plan: the Plan as JSON (see edgepress.plan).
+        task: generation (of text), or embedding (of texts).
         shared_cache: key and value of a layer are one tensor (latent attention); one buffer may serve both.
     """
 
@@ -57,6 +58,7 @@ class Manifest:
     bos: int | None
     plan: dict[str, Any] = field(default_factory=dict)
     shared_cache: bool = False
+    task: str = "generation"
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:

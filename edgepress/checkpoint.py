@@ -114,7 +114,7 @@ class Checkpoint:
         return *stack, *shape
 
     def _ignored(self, name: str) -> bool:
-        if self.spec.tied_head and name == self.architecture.tensors["head"]:
+        if self.spec.tied_head and name == self.architecture.tensors.get("head"):
             return True
         patterns = (p.replace("{layers}", str(self.spec.layers)) for p in self.architecture.ignored_tensors)
         return any(re.fullmatch(pattern, name) for pattern in patterns)

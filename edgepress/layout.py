@@ -14,7 +14,7 @@ from math import ceil, prod
 from edgepress.architecture import ModelSpec, load_architecture
 from edgepress.formats import Format
 from edgepress.plan import PROJECTIONS, Plan, expert_shapes
-from edgepress.roles import layer_roles, output_roles, roles, split_role
+from edgepress.roles import input_roles, layer_roles, output_roles, roles, split_role
 
 ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -112,7 +112,8 @@ def part_tensors(spec: ModelSpec, plan: Plan, part: str) -> list[Stored]:
     if part == "embedding":
         shape = (spec.vocab_size, spec.hidden_size)
         stored = list(matrix_tensors(module_path(spec, "embedding"), plan.format("embedding"), shape, plan))
-        return stored + ([positions(spec, plan)] if spec.learned_positions else [])
+        stored += [positions(spec, plan)] if spec.learned_positions else []
+        return stored + [Stored(vector_name(spec, role), "float32", shape) for role, shape in input_roles(spec)]
     if part == "output":
         return [t for role, shape in output_roles(spec) for t in _role_tensors(spec, plan, role, shape)]
     return list(_layer_tensors(spec, plan, int(part.removeprefix("layers."))))

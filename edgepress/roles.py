@@ -12,14 +12,25 @@ def roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "embedding", (spec.vocab_size, spec.hidden_size)
     if spec.learned_positions:
         yield "positions", (spec.context, spec.hidden_size)
+    yield from input_roles(spec)
     for i in range(spec.layers):
         for name, shape in layer_roles(spec, i):
             yield f"layers.{i}.{name}", shape
     yield from output_roles(spec)
 
 
+def input_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The (role, shape) pairs of what an encoder adds to its embeddings, stored as float32."""
+    if spec.token_types:
+        yield "token_types", (spec.token_types, spec.hidden_size)
+    if spec.encoder:
+        yield from _norm("input_norm", spec)
+
+
 def output_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The (role, shape) pairs after the last layer."""
+    if spec.encoder:
+        return
     yield from _norm("final_norm", spec)
     if not spec.tied_head:
         yield "head", (spec.vocab_size, spec.hidden_size)

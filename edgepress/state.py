@@ -35,6 +35,8 @@ class State:
 
 def layer_states(spec: ModelSpec, i: int) -> Iterator[State]:
     """The states of layer i, in the order in which its module takes and returns them."""
+    if spec.encoder:
+        return
     if mixer := spec.mixer_of(i):
         for name, fixed in mixer.states(spec.hidden_size):
             yield State(f"past.{i}.{name}", f"present.{i}.{name}", fixed, exact=name == "recurrent")

@@ -14,6 +14,7 @@ from edgepress.checkpoint import TOKENIZER_FILES
 from edgepress.errors import BundleError, InputError
 from edgepress.export.data_file import DataFile
 from edgepress.export.decoder import build_model
+from edgepress.export.encoder import build_encoder
 from edgepress.export.genai import genai_config, special_tokens
 from edgepress.export.modules import DTYPES, Context
 from edgepress.export.staging import staged
@@ -21,6 +22,7 @@ from edgepress.files import sha256
 from edgepress.layout import all_tensors, kept_parameters, parts
 from edgepress.packed import WeightSource
 from edgepress.plan import Plan
+from edgepress.pooling import read_pooling
 from edgepress.progress import Track, silent
 from edgepress.texts import read_tokenizer
 
@@ -46,15 +48,18 @@ def export(
     if folder.exists():
         raise InputError(f"output folder {folder} exists; choose another or remove it")
     read_tokenizer(source.folder / TOKENIZER)
-    genai = genai_config(source, provider, with_library)
+    encoder = source.spec.encoder
+    pooling = read_pooling(source.folder)
     plan = replace(source.plan, dtype16="float16") if provider == "cuda" else source.plan
     context = Context(source.spec, plan, half=provider == "cuda")
-    model = build_model(context)
+    model = build_encoder(context, pooling.mode) if encoder else build_model(context)
     with staged(folder) as staging:
         _write_weights(source, plan, model, staging, track)
         _copy_companions(source, staging, with_library)
-        _write_json(staging / GENAI_CONFIG, genai)
-        return _write_manifest(source, plan, provider, staging)
+        if not encoder:
+            _write_json(staging / GENAI_CONFIG, genai_config(source, provider, with_library))
+        length = pooling.length if encoder else None
+        return _write_manifest(source, plan, provider, staging, min(length or source.spec.context, source.spec.context))
 
 
 def _write_weights(source: WeightSource, plan: Plan, model: ir.Model, staging: Path, track: Track) -> None:
@@ -96,7 +101,7 @@ def _copy_companions(source: WeightSource, staging: Path, with_library: bool) ->
         shutil.copyfile(library, staging / LIBRARY)
 
 
-def _write_manifest(source: WeightSource, plan: Plan, provider: str, staging: Path) -> Manifest:
+def _write_manifest(source: WeightSource, plan: Plan, provider: str, staging: Path, context: int) -> Manifest:
     eos, bos = special_tokens(source)
     listed: dict[str, dict[str, Any]] = {
         p.name: {"size": p.stat().st_size, "sha256": sha256(p)} for p in sorted(staging.iterdir())
@@ -110,10 +115,11 @@ def _write_manifest(source: WeightSource, plan: Plan, provider: str, staging: Pa
         size_bytes=0,
         files=listed,
         vocab_size=source.spec.vocab_size,
-        context=source.spec.context,
+        context=context,
         eos=eos,
         bos=bos,
         plan=json.loads(plan.to_json()),
+        task="embedding" if source.spec.encoder else "generation",
         shared_cache=source.spec.attention.kind == "mla",
     )
     return _write_counting_itself(staging / MANIFEST, manifest)

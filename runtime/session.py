@@ -66,6 +66,8 @@ class Session:
         if verify:
             opened = open_bundle(opened.path, verify=True)
         self.manifest = opened.manifest
+        if self.manifest.task != "generation":
+            raise InputError(f"{opened.path} gives embeddings and generates no text; open it with Encoder")
         self.vocab_size, self.context = self.manifest.vocab_size, self.manifest.context
         self.max_length = self.context if max_length is None else max_length
         self.batch = batch

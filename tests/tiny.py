@@ -82,17 +82,23 @@ OF_TYPE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": {"num_key_value_heads": None, "intermediate_size": 96, "type_vocab_size": 2, "pad_token_id": 0}
+}
+
+
 def tiny_checkpoint(model_type: str, folder: Path, *, dtype: str = "float16", seed: int = 0, **overrides: Any) -> Path:
     """Write a random model of `model_type` with its tokenizer into `folder`; `overrides` are facts of its config.
 
     Vectors (norms, biases) are random too: a reader that forgets one gives other logits.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, **{**COMMON, **OF_TYPE[model_type], **overrides})
-    model = AutoModelForCausalLM.from_config(config)
+    facts = OF_TYPE.get(model_type) or ENCODERS[model_type]
+    config = AutoConfig.for_model(model_type, **{**COMMON, **facts, **overrides})
+    model = (AutoModelForCausalLM if model_type in OF_TYPE else AutoModel).from_config(config)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.squeeze().dim() == 1 and "inv_freq" not in name:

@@ -87,7 +87,10 @@ def compare(
     verify: Verify = False,
     json: Json = False,
 ) -> None:
-    """Measure accuracy against size: KL, perplexity and agreement as llama-perplexity defines them."""
+    """Measure accuracy against size: KL, perplexity and agreement as llama-perplexity defines them.
+
+    Of embedding models: the cosine with the original's embedding of each line; --chunks is how many lines of each text.
+    """
     from edgepress.runtime.compare import compare as run
     from edgepress.runtime.report import check_output, write_report
     from edgepress.texts import read_text
@@ -98,7 +101,15 @@ def compare(
     if len(set(names)) < len(names):
         raise InputError(f"two texts are called {max(names, key=names.count)}; rename one, for names label the results")
     texts = {name: read_text(path) for name, path in zip(names, text, strict=True)}
-    first = open_bundle(bundles[0]).path
+    opened = open_bundle(bundles[0])
+    first = opened.path
+    if opened.manifest.task == "embedding":
+        if output:
+            raise InputError("embeddings are compared in numbers only; leave out --output, and use --json")
+        from edgepress.cli.encoders import compare_embeddings
+
+        compare_embeddings(bundles, reference, texts, chunks, provider, threads, json)
+        return
     with making(output) if output else nullcontext():
         with tracker() as track:
             comparison = run(

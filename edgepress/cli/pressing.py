@@ -130,6 +130,8 @@ def _calibrated(checkpoint: Any, press: Press, track: Track, cache: Path) -> Any
         if press.keep_experts != 1.0 and press.prune != "random":
             raise InputError(f"--prune {press.prune} needs to see experts at work; add --calibrate FILE")
         return None
+    if checkpoint.spec.encoder:
+        raise InputError("calibration observes models that generate text; leave out --calibrate for an embedding model")
     from edgepress.compress.calibrate import calibrate
     from edgepress.texts import calibration_ids
     from edgepress.units import parse_size

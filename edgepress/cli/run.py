@@ -36,7 +36,7 @@ def run(
     expert_memory: ExpertMemory = None,
     json: Json = False,
 ) -> None:
-    """Generate text, streaming it to the terminal."""
+    """Generate text, streaming it to the terminal; of an embedding model, print the embedding of the text."""
     from edgepress.bundle import open_bundle
     from edgepress.runtime.engine import Engine
     from edgepress.runtime.sampling import Sampler
@@ -45,6 +45,11 @@ def run(
 
     sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     opened = open_bundle(bundle, verify=verify)
+    if opened.manifest.task == "embedding":
+        from edgepress.cli.encoders import embed
+
+        embed(opened, prompt, provider, threads, portable, json)
+        return
     tokenizer = Tokenizer(opened.path, bos=opened.manifest.bos)
     ids = tokenizer.encode_chat([{"role": "user", "content": prompt}]) if chat else tokenizer.encode(prompt)
     length = min(opened.manifest.context, len(ids) + max_tokens)

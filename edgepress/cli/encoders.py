@@ -1,0 +1,69 @@
+"""What `run` and `compare` do with embedding models."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edgepress.bundle import MANIFEST, Bundle
+from edgepress.cli.common import human_bytes, print_json, tracker
+
+if TYPE_CHECKING:
+    from edgepress.runtime.similarity import Likenesses
+
+PLAIN_WIDTH = 170  # columns of a table that does not go to a terminal
+
+
+def embed(bundle: Bundle, text: str, provider: str | None, threads: int | None, portable: bool, json: bool) -> None:
+    """The embedding of a text: numbers on stdout."""
+    from edgepress.runtime.encoder import Encoder
+
+    encoder = Encoder(bundle, provider=provider, threads=threads, native=not portable)
+    embedding = encoder.encode([text])[0].tolist()
+    if json:
+        facts = {"load_s": encoder.load_s, "provider": encoder.provider}
+        print_json({"embedding": embedding, "prompt_tokens": len(encoder.tokens([text])[0]), **facts})
+    else:
+        typer.echo(" ".join(f"{value:.6f}" for value in embedding))
+
+
+def compare_embeddings(
+    bundles: Sequence[Path], reference: str, texts: dict[str, str], most_lines: int | None, provider: str | None,
+    threads: int | None, json: bool,
+) -> None:  # fmt: skip
+    """Cosines with the reference, a model or a bundle, line by line."""
+    from edgepress.runtime.similarity import compare_encoders
+
+    with tracker() as track:
+        found = compare_encoders(bundles, _reference(reference, threads), texts, most_lines=most_lines,
+                                 provider=provider, threads=threads, reference_name=reference, track=track)  # fmt: skip
+    if json:
+        print_json(found.to_dict())
+    else:
+        Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(_table(found))
+
+
+def _reference(reference: str, threads: int | None) -> Any:
+    if (Path(reference) / MANIFEST).exists():
+        from edgepress.runtime.encoder import Encoder
+
+        return Encoder(reference, threads=threads).encode
+    from edgepress.checkpoint import open_checkpoint
+    from edgepress.compress.encoder_reference import EncoderReference
+
+    return EncoderReference(open_checkpoint(reference))
+
+
+def _table(found: "Likenesses") -> Table:
+    table = Table("bundle", box=None)
+    for title in ("size", "bits/weight", "mean cosine", "min cosine", "rank correlation", "lines/s", "load s"):
+        table.add_column(title, justify="right")
+    for row in found.rows:
+        table.add_row(row.name, human_bytes(row.size_bytes), f"{row.bits_per_weight:.2f}", f"{row.mean_cosine:.6f}",
+                      f"{row.min_cosine:.6f}", f"{row.pair_correlation:.4f}", f"{row.lines_per_s:.0f}",
+                      f"{row.load_s:.2f}")  # fmt: skip
+    return table

@@ -1,0 +1,86 @@
+"""Embeddings of texts, from the bundle of an encoder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from edgepress.bundle import TOKENIZER, Bundle, open_bundle
+from edgepress.errors import BundleError, InputError
+from edgepress.runtime import providers
+
+EMBEDDING = "sentence_embedding"
+
+
+class Encoder:
+    """Texts to vectors of length 1, whose dot products are cosines.
+
+    Attributes:
+        path, manifest: of the bundle. provider: "cpu" or "cuda".
+        load_s: seconds from the call to an encoder that is ready.
+    """
+
+    def __init__(
+        self, bundle: Bundle | Path | str, *, provider: str | None = None, threads: int | None = None,
+        native: bool = True, verify: bool = False,
+    ) -> None:  # fmt: skip
+        """Open a bundle; the arguments are those of Session.
+
+        Raises:
+            InputError: the bundle generates text.
+            BundleError: the bundle is damaged or unsafe.
+            RuntimeFailure: the provider or the native library is not there, or the model does not load.
+        """
+        start = perf_counter()
+        opened = bundle if isinstance(bundle, Bundle) and not verify else open_bundle(_path(bundle), verify=verify)
+        self.path, self.manifest = opened.path, opened.manifest
+        if self.manifest.task != "embedding":
+            raise InputError(f"{self.path} generates text and gives no embeddings; open it with Session or Engine")
+        self.provider = providers.choose_provider(opened, provider)
+        self._session: Any = providers.open_model(opened, self.provider, threads=threads, native=native)
+        self._tokenizer = _tokenizer(self.path, self.manifest.context)
+        self.load_s = perf_counter() - start
+
+    def encode(self, texts: Sequence[str], *, batch: int = 32) -> np.ndarray:
+        """float32 [n, H]: an embedding per text; `batch` texts at a time. Longer texts than the model takes are cut.
+
+        Raises:
+            InputError: no texts, or text that is not valid Unicode.
+        """
+        if not texts:
+            raise InputError("there is no text to embed; give at least one")
+        return np.concatenate([self._run(self.tokens(texts[i : i + batch])) for i in range(0, len(texts), batch)])
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, special tokens included."""
+        try:
+            return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        except (TypeError, UnicodeError):
+            raise InputError("a text is not valid Unicode; check the file's encoding") from None
+
+    def _run(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        lengths = np.array([len(s) for s in sequences])
+        ids = np.zeros((len(sequences), max(1, lengths.max())), np.int64)
+        for row, sequence in zip(ids, sequences, strict=True):
+            row[: len(sequence)] = sequence
+        mask = (np.arange(ids.shape[1]) < np.maximum(lengths, 1)[:, None]).astype(np.int64)
+        with providers.failures(f"running {self.path} failed"):
+            found = self._session.run([EMBEDDING], {"input_ids": ids, "attention_mask": mask})
+        return np.asarray(found[0], np.float32)
+
+
+def _path(bundle: Bundle | Path | str) -> Path | str:
+    return bundle.path if isinstance(bundle, Bundle) else bundle
+
+
+def _tokenizer(folder: Path, most: int) -> Any:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as cause:  # tokenizers raises nothing more specific
+        raise BundleError(f"cannot read {folder / TOKENIZER}: {cause}; write the bundle again") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(most)
+    return tokenizer
