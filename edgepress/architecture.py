@@ -5,7 +5,7 @@ the reader fills them in from config.json, and refuses every key that the litera
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -112,8 +112,9 @@ class ModelSpec:
 
     attention: Attention
     experts: Experts | None = None
-    other_attention: Attention | None = None  # of `other_layers`: those with a window, or without positions
+    other_attention: Attention | None = None  # of `other_layers`: those with a window, mostly
     other_layers: tuple[int, ...] = ()
+    unrotated_layers: tuple[int, ...] = ()  # without positions (NoPE)
     model_type: str = From("model_type")
     vocab_size: int = From("vocab_size")
     hidden_size: int = From("hidden_size")
@@ -152,7 +153,8 @@ class ModelSpec:
 
     def attention_of(self, layer: int) -> Attention:
         other = self.other_attention if layer in self.other_layers else None
-        return other or self.attention
+        attention = other or self.attention
+        return replace(attention, rotary=False) if layer in self.unrotated_layers else attention
 
     def rope_of(self, attention: Attention) -> Rope:
         return attention.rope or self.rope
@@ -193,6 +195,7 @@ class Architecture:
 
     tensors: role -> name in the checkpoint and in the bundle, with `{i}` for the layer and `{e}` for the expert.
     fused: tensors that hold several roles, in some checkpoints or in all; as transformers' modules have them.
+    prefix: of all tensor names; some checkpoints leave it out.
     accepts: config keys whose value (or each, in a list) must be one of those listed; others are refused by name.
     ignores: config keys that do not change the function computed.
     ignored_tensors: regular expressions of tensors that are named as ignored.
@@ -201,6 +204,7 @@ class Architecture:
     spec: ModelSpec
     tensors: Mapping[str, str]
     fused: tuple[Fused, ...] = ()
+    prefix: str = ""
     accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
     ignored_tensors: tuple[str, ...] = ()

@@ -123,18 +123,21 @@ class Checkpoint:
         layer, expert, template = split_role(role)
         if held := self.architecture.fused_with(template):
             fused, index = held
-            name = fused.name.format(i=layer)
+            name = self._stored_name(fused.name.format(i=layer))
             if name in self.files:
                 if self._reader.tensors[name].stored == "MXFP4":  # whose blocks lie along the rows as they are used
                     fused = replace(fused, transposed=False)
                 fellows = [other.format(i=layer, e=expert) for other in fused.roles]
                 return _Place(name, expert, fused, index, [self._shapes[other][0] for other in fellows])
         try:
-            return _Place(self.architecture.tensors[template].format(i=layer, e=expert))
+            return _Place(self._stored_name(self.architecture.tensors[template].format(i=layer, e=expert)))
         except KeyError:
             raise UnsupportedModel(
                 f"{self.spec.model_type} has no tensor name for {role}; its literal lacks {template!r}"
             ) from None
+
+    def _stored_name(self, name: str) -> str:
+        return name if name in self.files else name.removeprefix(self.architecture.prefix)
 
     def shape(self, role: str) -> tuple[int, ...]:
         return self._shapes[role]

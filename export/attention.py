@@ -8,6 +8,7 @@ from edgepress.export.functions import MICROSOFT, Op, Value, constant
 from edgepress.export.modules import Context, Module, Norm, layer_linear, scaled
 from edgepress.export.step import Step
 from edgepress.layout import Stored, module_path, vector_name
+from edgepress.rope import boundary
 from edgepress.roles import layer_roles
 
 # What GroupQueryAttention runs on the CPU.
@@ -43,15 +44,16 @@ class GroupedQueryAttention(Module):
         q, k, v = (self._clip(op, p) for p in (q, k, self.v(op, x)))
         v = self._values(op, v)
         tables = step.rotary(op, a) if a.rotary else None
-        rows = step.rotary_rows(op, a) if a.rotary else None
+        if tables and self._rotates_first():
+            rows = step.rotary_rows(op, a)
+            q, k = (self._rotated(op, p, rows, n, tables) for p, n in ((q, a.heads), (k, a.kv_heads)))
+            tables = None
         if a.qk_norm_last:
-            where = rows or step.positions(op)
-            q, k = (self._rotated(op, p, where, n, tables) for p, n in ((q, a.heads), (k, a.kv_heads)))
-            q, k, tables, rows = self._normed(op, 0, q), self._normed(op, 1, k), None, None
+            q, k = self._normed(op, 0, q), self._normed(op, 1, k)
         if a.temperature:
             q = op.Mul(q, step.temperature(op, a))
         extra = [
-            *(tables or (None, None)), rows,
+            *(tables or (None, None)), None,
             step.chunk_mask(op, a.chunk) if a.chunk else None,
             op.Cast(self.sinks[0], to=self.context.real) if a.sinks else None,
         ]  # fmt: skip
@@ -74,6 +76,10 @@ class GroupedQueryAttention(Module):
         q, gate = (op.Reshape(p, constant(op, [0, 0, -1])) for p in op.Split(heads, axis=3, num_outputs=2, _outputs=2))
         return q, gate
 
+    def _rotates_first(self) -> bool:
+        """Whether queries and keys come to the op rotated: a norm follows, or rows of a batch use other tables."""
+        return self.a.qk_norm_last or boundary(self.context.spec.rope_of(self.a)) is not None
+
     def _attributes(self) -> dict[str, float | int]:
         a = self.a
         named = {"scale": a.scale, "softcap": a.softcap, "local_window_size": a.window}
@@ -94,9 +100,7 @@ class GroupedQueryAttention(Module):
             normed = op.SimplifiedLayerNormalization(heads, ones, axis=-1, epsilon=epsilon, stash_type=1)
         return op.Reshape(normed, constant(op, [0, 0, -1]))
 
-    def _rotated(self, op: Op, x: Value, positions: Value, heads: int, tables: tuple[Value, Value] | None) -> Value:
-        if tables is None:
-            return x
+    def _rotated(self, op: Op, x: Value, positions: Value, heads: int, tables: tuple[Value, Value]) -> Value:
         interleaved = int(self.context.spec.rope_of(self.a).interleaved)
         return op.RotaryEmbedding(
             x, positions, *tables, _domain=MICROSOFT, num_heads=heads, interleaved=interleaved,

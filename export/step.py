@@ -85,11 +85,11 @@ class Step:
 
         return table(op.Cos), table(op.Sin)
 
-    def rotary_rows(self, op: Op, a: Attention) -> Value | None:
-        """int64 [batch, sequence]: rows of the tables; None where they are the positions, as the op counts them."""
+    def rotary_rows(self, op: Op, a: Attention) -> Value:
+        """int64 [batch, sequence]: the rows of the tables that the new tokens use."""
         edge = boundary(self.context.spec.rope_of(a))
         if edge is None:
-            return None
+            return self.positions(op)
 
         def make() -> Value:
             long = op.Cast(op.GreaterOrEqual(self.seqlens, constant(op, edge, np.int32)), to=INT64)

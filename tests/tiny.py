@@ -28,6 +28,7 @@ LATENT = {
     "intermediate_size": 96, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
     "v_head_dim": 16,
 }  # fmt: skip
+RISING = [1 + n / 8 for n in range(8)]
 OF_TYPE: dict[str, dict[str, Any]] = {
     "qwen3_moe": {
         **MIXTURE, "head_dim": 32, "moe_intermediate_size": 64, "intermediate_size": 96, "norm_topk_prob": True
@@ -35,9 +36,61 @@ OF_TYPE: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 96},
     "olmoe": {**MIXTURE, "intermediate_size": 64},
     "llama": {"intermediate_size": 96, "head_dim": 32},
+    "smollm3": {"intermediate_size": 96, "num_hidden_layers": 4, "tie_word_embeddings": True},
+    "phi3": {
+        "intermediate_size": 96, "hidden_size": 128, "original_max_position_embeddings": 19,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.5,
+            "short_factor": RISING, "long_factor": [2 + n for n in range(8)],
+        },
+    },
+    "gemma3_text": {
+        "intermediate_size": 96, "head_dim": 32, "num_hidden_layers": 3, "sliding_window": 16,
+        "query_pre_attn_scalar": 24, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "final_logit_softcapping": 3.0,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "gpt2": {"num_key_value_heads": None, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
     "mistral": {"intermediate_size": 96, "head_dim": 32, "sliding_window": 16},
     "qwen2": {"intermediate_size": 96, **SLIDING},
     "qwen3": {"intermediate_size": 96, "head_dim": 32, **SLIDING},
+    "gpt_oss": {
+        "num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 32, "intermediate_size": 64, "sliding_window": 16,
+        "swiglu_limit": 0.5,
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 150000.0, "factor": 4.0, "beta_fast": 8.0, "beta_slow": 1.0,
+            "truncate": False, "original_max_position_embeddings": 64,
+        },
+    },
+    "phimoe": {
+        "num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 64, "attention_bias": True,
+        "lm_head_bias": True, "router_jitter_noise": 0.3, "sliding_window": 24,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 19, "short_mscale": 1.1,
+            "long_mscale": 1.3, "short_factor": RISING, "long_factor": RISING,
+        },
+    },
+    "cohere2_moe": {
+        **MIXTURE, "num_hidden_layers": 4, "head_dim": 32, "intermediate_size": 64, "num_shared_experts": 1,
+        "sliding_window": 16, "first_k_dense_replace": 1, "prefix_dense_intermediate_size": 96, "logit_scale": 0.25,
+        "sliding_window_pattern": 3,
+    },
+    "exaone_moe": {
+        **MIXTURE, "num_hidden_layers": 4, "head_dim": 32, "moe_intermediate_size": 32, "intermediate_size": 96,
+        "sliding_window": 16, "n_group": 2, "topk_group": 1,
+    },
+    "mimo_v2_flash": {
+        **SIGMOID, "num_hidden_layers": 3, "num_key_value_heads": 1, "head_dim": 48, "v_head_dim": 32,
+        "intermediate_size": 96, "sliding_window": 16, "attention_bias": True,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    },
+    "llama4_text": {
+        "num_local_experts": 8, "num_hidden_layers": 4, "head_dim": 32, "intermediate_size": 64,
+        "intermediate_size_mlp": 96, "moe_layers": [1, 2, 3], "attention_chunk_size": 16, "floor_scale": 8,
+        "attn_scale": 0.5,
+    },
     "qwen2_moe": {
         **MIXTURE, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96, "intermediate_size": 96,
         **SLIDING, "num_hidden_layers": 3, "mlp_only_layers": [1],

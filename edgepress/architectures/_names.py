@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edgepress.architecture import Fused, Routing
+from edgepress.architecture import Fused, Rope, Routing
 from edgepress.errors import UnsupportedModel
 from edgepress.facts import Derived, From, Layers
 
@@ -72,6 +72,50 @@ def fused_experts(gate_up: str, down: str) -> tuple[Fused, ...]:
 _EXPERTS = "model.layers.{i}.mlp.experts"
 FUSED_EXPERTS = fused_experts(f"{_EXPERTS}.gate_up_proj", f"{_EXPERTS}.down_proj")
 
+
+def rope_of(layer_type: str, theta: Any, partial: Any = 1.0, **scaled: Any) -> Rope:
+    """The rotary embedding that config.json gives for a type of layers, or `theta` and what else is given."""
+    return Rope(
+        theta=From(f"{layer_type}.rope_theta", theta),
+        kind=From(f"{layer_type}.rope_type", scaled.get("kind", "default")),
+        scaling=From(f"{layer_type}.rope_scaling", scaled.get("scaling", {})),
+        partial=From(f"{layer_type}.partial_rotary_factor", partial),
+    )
+
+
+def longrope(theta: float) -> Rope:
+    """Phi's: the length that the model was trained on stands beside the rotary parameters, or among them."""
+
+    def scaling(kind: str, given: dict[str, Any], original: int | None) -> dict[str, Any]:
+        return given if kind == "default" else {"original_max_position_embeddings": original, **given}
+
+    named = Derived(lambda kind: "longrope" if kind in ("su", "yarn") else kind, From("rope_type", "default"))
+    values = (From("rope_type", "default"), From("rope_scaling", {}), From("original_max_position_embeddings", None))
+    return Rope(theta=From("rope_theta", theta), kind=named, scaling=Derived(scaling, *values))
+
+
+def dense_layers(first: Any) -> Any:
+    """A leaf: the dense layers that config.json lists, or else the first ones."""
+    return Layers(
+        lambda i, types, count: i < count if types is None else types[i] == "dense",
+        From("mlp_layer_types", None),
+        first,
+    )
+
+
+def activation(key: str, known: dict[str, str]) -> Any:
+    """A leaf: what the spec calls the activation that config.json names."""
+
+    def named(value: str) -> str:
+        if value not in known:
+            raise UnsupportedModel(
+                f"config.json has {key}={value!r}, which edgepress does not handle; handled: {', '.join(known)}"
+            )
+        return known[value]
+
+    return Derived(named, From(key))
+
+
 SHARED = swiglu("layers.{i}.shared", "model.layers.{i}.mlp.shared_experts")
 
 CORRECTION_BIAS = {"layers.{i}.router_bias": "model.layers.{i}.mlp.gate.e_score_correction_bias"}
@@ -105,6 +149,12 @@ def same_in_all_layers(key: str) -> Any:
     return Derived(same, From(key))
 
 
+# Layers whose entry in no_rope_layers is 1; all but every fourth where there is no list.
+ROTATED_LAYERS = Layers(
+    lambda i, rotated, every: bool(rotated[i]) if rotated else (i + 1) % every != 0,
+    From("no_rope_layers", None),
+    From("no_rope_layer_interval", 4),
+)
 WINDOW = Derived(lambda window: window or None, From("sliding_window", None))
 UPPER_LAYERS_SLIDE = layers_of_type(
     "sliding_attention",

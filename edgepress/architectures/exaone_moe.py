@@ -1,0 +1,47 @@
+"""K-EXAONE: windows with positions, full layers without, q/k norms per head, DeepSeek-V3's routing, a shared expert."""
+
+from dataclasses import replace
+
+from edgepress.architecture import Architecture, Attention, Experts, ModelSpec
+from edgepress.architectures import _names as names
+from edgepress.facts import From, Layers
+
+_FULL = Attention(qk_norm="head", qkv_bias=False, output_bias=False)
+_SLIDING = names.layers_of_type(
+    "sliding_attention",
+    Layers(
+        lambda i, window, every: window is not None and (i + 1) % every != 0,
+        From("sliding_window", 4096),
+        From("sliding_window_pattern", 4),
+    ),
+)
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=_FULL,
+        other_attention=replace(_FULL, window=names.WINDOW),
+        other_layers=_SLIDING,
+        unrotated_layers=Layers(
+            lambda i, window, sliding: window is not None and i not in sliding, From("sliding_window", None), _SLIDING
+        ),
+        norm_epsilon=From("rms_norm_eps", 1e-5),
+        experts=Experts(
+            count=From("num_experts"),
+            intermediate=From("moe_intermediate_size"),
+            routing=replace(names.SIGMOID_ROUTING, scaling=From("routed_scaling_factor", 2.5)),
+            shared_intermediate=From("moe_intermediate_size"),
+            shared_count=From("num_shared_experts", 1),
+            dense_layers=names.dense_layers(From("first_k_dense_replace", 1)),
+        ),
+    ),
+    tensors=names.DECODER
+    | names.ATTENTION
+    | names.QK_NORM
+    | names.FFN
+    | names.EXPERTS
+    | names.SHARED
+    | {"layers.{i}.router_bias": "model.layers.{i}.mlp.e_score_correction_bias"},
+    fused=names.FUSED_EXPERTS,
+    accepts=names.ACCEPTS,
+    ignored_tensors=(r"mtp\..*",),  # multi-token prediction, which only serves speculative decoding
+)

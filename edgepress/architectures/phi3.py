@@ -1,0 +1,22 @@
+"""Phi-3, 3.5 and 4-mini: fused projections, long texts with frequencies of their own, part of each head rotated."""
+
+from edgepress.architecture import Architecture, Attention, Fused, ModelSpec
+from edgepress.architectures import _names as names
+from edgepress.facts import From
+
+_LAYER = "model.layers.{i}"
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=Attention(qkv_bias=False, output_bias=False, window=From("sliding_window", None)),
+        norm_epsilon=From("rms_norm_eps", 1e-5),
+        rope=names.longrope(1e4),
+    ),
+    tensors=names.DECODER | names.ATTENTION | names.FFN,
+    fused=(
+        Fused(f"{_LAYER}.self_attn.qkv_proj.weight", ("layers.{i}.q", "layers.{i}.k", "layers.{i}.v")),
+        Fused(f"{_LAYER}.mlp.gate_up_proj.weight", ("layers.{i}.ffn.gate", "layers.{i}.ffn.up")),
+    ),
+    accepts={"hidden_act": ("silu",), "attention_bias": (False,)},
+    ignores=("resid_pdrop", "embd_pdrop"),
+)

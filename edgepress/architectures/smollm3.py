@@ -1,0 +1,18 @@
+"""SmolLM3: every fourth layer without positions."""
+
+from edgepress.architecture import Architecture, Attention, ModelSpec, Rope
+from edgepress.architectures import _names as names
+from edgepress.facts import From, Layers
+
+ARCHITECTURE = Architecture(
+    spec=ModelSpec(
+        attention=Attention(),
+        unrotated_layers=Layers(lambda i, rotated: i not in rotated, names.ROTATED_LAYERS),
+        mlp_bias=From("mlp_bias", False),
+        rope=Rope(theta=From("rope_theta", 2e6)),
+        tied_head=From("tie_word_embeddings", True),
+    ),
+    tensors=names.DECODER | names.ATTENTION | names.FFN,
+    accepts=names.ACCEPTS | {"use_sliding_window": (False,), "layer_types": ("full_attention",)},
+    ignores=("sliding_window",),
+)
