@@ -8,8 +8,8 @@ from edgepress.export.functions import MICROSOFT, Op, Value, constant
 from edgepress.export.modules import Context, Module, Norm, layer_linear, scaled
 from edgepress.export.step import Step
 from edgepress.layout import Stored, module_path, vector_name
-from edgepress.rope import boundary
 from edgepress.roles import layer_roles
+from edgepress.rope import boundary
 
 # What GroupQueryAttention runs on the CPU.
 _HEAD, _ROTARY = 8, 16

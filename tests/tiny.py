@@ -46,7 +46,8 @@ OF_TYPE: dict[str, dict[str, Any]] = {
     },
     "gemma3_text": {
         "intermediate_size": 96, "head_dim": 32, "num_hidden_layers": 3, "sliding_window": 16,
-        "query_pre_attn_scalar": 24, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 24, "final_logit_softcapping": 3.0,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},

@@ -57,20 +57,40 @@ def inputs_of(path: Path, ids: np.ndarray, suffix: str) -> dict[str, tuple[Any, 
 def expected_experts(path: Path, ids: np.ndarray) -> list[dict[str, np.ndarray]]:
     """The statistics of each layer's experts, from every expert computed for every token."""
     layers = []
-    for module, x, index, gates in inputs_of(path, ids, ".experts").values():
-        x, gates = x.double(), gates.double()
-        gate, up = torch.einsum("th,eih->eti", x, module.gate_up_proj.double()).chunk(2, -1)
-        inner = functional.silu(gate) * up
-        norm = torch.einsum("eti,ehi->eth", inner, module.down_proj.double()).norm(dim=-1)
-        applied = torch.zeros(len(x), len(norm), dtype=torch.float64).scatter_add_(1, index, gates).T
-        hit = functional.one_hot(index, len(norm)).sum(1).T.double()
+    for module, x, *routing in inputs_of(path, ids, ".experts").values():
+        x, count = x.double(), len(module.down_proj)
+        if routing:
+            index, gates = routing
+            hit = functional.one_hot(index, count).sum(1).T.double()
+            applied = torch.zeros(len(x), count, dtype=torch.float64).scatter_add_(1, index, gates.double()).T
+            x = x.expand(count, *x.shape)
+        else:  # Llama 4: every expert has its own inputs, scaled, and zero where a token is not routed
+            x = x.view(count, -1, x.shape[-1])
+            applied = hit = x.any(-1).double()
+        inner = gated(module, product(module, "gate_up_proj", x))
+        norm = product(module, "down_proj", inner).norm(dim=-1)
         layers.append({
             "frequency": hit.sum(1), "gate_mass": applied.sum(1), "reap": (applied * norm).sum(1),
             "msan": (hit * norm**2).sum(1), "peak": (hit * norm).amax(1),
-            "gate_up": torch.einsum("et,th->h", hit, x**2) / hit.sum(),
+            "gate_up": torch.einsum("et,eth->h", hit, x**2) / hit.sum(),
             "down": torch.einsum("et,eti->i", hit, inner**2) / hit.sum(),
         })  # fmt: skip
     return [{name: tensor.detach().numpy() for name, tensor in layer.items()} for layer in layers]
+
+
+def product(module: Any, name: str, x: torch.Tensor) -> torch.Tensor:
+    """[E, T, K] -> [E, T, N], in whichever way the module stores its weights."""
+    weights = getattr(module, name).double()
+    y = torch.bmm(x, weights if getattr(module, "is_transposed", True) else weights.transpose(1, 2))
+    bias = getattr(module, f"{name}_bias", None)
+    return y if bias is None else y + bias.double()[:, None]
+
+
+def gated(module: Any, mixed: torch.Tensor) -> torch.Tensor:
+    if hasattr(module, "_apply_gate"):
+        return module._apply_gate(mixed)
+    gate, up = mixed.chunk(2, -1)
+    return functional.silu(gate) * up
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)
