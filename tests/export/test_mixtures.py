@@ -22,7 +22,8 @@ from tests.tiny import OF_TYPE, tiny_checkpoint
 
 MIXTURES = [name for name in OF_TYPE if load_architecture(name).spec.experts]
 Kept = dict[int, list[int]]
-FACTS = {"deepseek_v3": {"n_group": 2, "topk_group": 1}}  # groups large enough to lose an expert each
+# Groups large enough to lose an expert each.
+FACTS = dict.fromkeys(("deepseek_v2", "deepseek_v3"), {"n_group": 2, "topk_group": 1})
 
 
 @pytest.fixture(scope="module")
