@@ -23,7 +23,7 @@ from tests.tiny import OF_TYPE, tiny_checkpoint
 MIXTURES = [name for name in OF_TYPE if load_architecture(name).spec.experts]
 Kept = dict[int, list[int]]
 # Groups large enough to lose an expert each.
-FACTS = dict.fromkeys(("deepseek_v2", "deepseek_v3"), {"n_group": 2, "topk_group": 1})
+FACTS = {name: {"n_group": 2, "topk_group": 1} for name in ("deepseek_v2", "deepseek_v3")}
 
 
 @pytest.fixture(scope="module")
