@@ -94,4 +94,4 @@ def test_pressed_and_pruned_natively_and_portably(
     export(Packer(checkpoint, plan), tmp_path / "bundle")
     ids = tokens((2, 48))
     native, plain = (Session(tmp_path / "bundle", native=native).logits(ids) for native in (True, False))
-    assert (token_kl(native, plain) <= 1e-8).mean() >= 0.98  # the rest: two experts were as good as equal
+    assert (token_kl(native, plain) <= 1e-7).mean() >= 0.98  # the rest: two experts were as good as equal
