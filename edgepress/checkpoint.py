@@ -22,6 +22,7 @@ from edgepress.readers.scaled import open_folder
 from edgepress.roles import roles, split_role
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+_RUN = 1 << 22  # weights of a tensor that are read at a time, so that what unpacking them needs stays small
 _SAME_AS = {"kimi_k2": "deepseek_v3"}  # other names of a model_type
 
 
@@ -149,7 +150,15 @@ class Checkpoint:
             CheckpointError: the tensor cannot be read, or holds NaN or infinity.
         """
         shape = self.shape(role)
-        return self.rows(role, 0, prod(shape[:-1])).reshape(shape)
+        count, step = prod(shape[:-1]), max(1, _RUN // shape[-1])
+        first = self.rows(role, 0, min(step, count))
+        if step >= count:
+            return first.reshape(shape)
+        whole = np.empty((count, shape[-1]), first.dtype)
+        whole[:step] = first
+        for start in range(step, count, step):
+            whole[start : start + step] = self.rows(role, start, min(start + step, count))
+        return whole.reshape(shape)
 
     def rows(self, role: str, start: int, stop: int) -> np.ndarray:
         """Rows of a role's matrix, [stop - start, columns]; a vector is one row. May be called from several threads.

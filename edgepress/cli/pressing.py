@@ -29,7 +29,7 @@ class Press:
     block_size: Annotated[int, typer.Option(help="Weights per scale: 16, 32, 64 or 128.")] = 32
     calibrate: Annotated[list[Path] | None, typer.Option(help="A text to calibrate on; may be repeated.")] = None
     calibration_chunks: Annotated[int, typer.Option(help="At most this many chunks of each text.")] = 16
-    memory: Annotated[str | None, typer.Option(help="Calibrate within this much, such as 4GB; slower.")] = None
+    memory: Annotated[str | None, typer.Option(help="Calibrate within about this much, such as 4GB; slower.")] = None
 
     @property
     def is_empty(self) -> bool:
