@@ -141,17 +141,24 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
+def tiny_config(model_type: str, **overrides: Any) -> Any:
+    """transformers' config of a tiny model; `overrides` are facts of it."""
+    from transformers import AutoConfig
+
+    facts = OF_TYPE.get(model_type) or ENCODERS[model_type]
+    return AutoConfig.for_model(model_type, **{**COMMON, **facts, **overrides})
+
+
 def tiny_checkpoint(model_type: str, folder: Path, *, dtype: str = "float16", seed: int = 0, **overrides: Any) -> Path:
     """Write a random model of `model_type` with its tokenizer into `folder`; `overrides` are facts of its config.
 
     Vectors (norms, biases) are random too: a reader that forgets one gives other logits.
     """
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    facts = OF_TYPE.get(model_type) or ENCODERS[model_type]
-    config = AutoConfig.for_model(model_type, **{**COMMON, **facts, **overrides})
+    config = tiny_config(model_type, **overrides)
     model = (AutoModelForCausalLM if model_type in OF_TYPE else AutoModel).from_config(config)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
