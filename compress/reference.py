@@ -118,7 +118,9 @@ class ReferenceModel:
         """
         self.checkpoint, self.spec, self._track = checkpoint, checkpoint.spec, track
         self._memory, self._batch = memory, 1 if memory else batch
-        config = CONFIG_MAPPING[self.spec.model_type].from_dict(checkpoint.config)
+        self._text = checkpoint.architecture.text
+        facts = checkpoint.config["text_config"] if self._text else checkpoint.config
+        config = CONFIG_MAPPING[self._text or self.spec.model_type].from_dict(facts)
         model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         attention = "sdpa" if model_class._supports_sdpa else "eager"  # no sdpa: attention sinks
         with torch.device("meta"):
@@ -223,6 +225,8 @@ class ReferenceModel:
         layer, _, template = split_role(role)
         held = self.checkpoint.architecture.fused_with(template)
         stored = held[0].name.format(i=layer) if held else vector_name(self.spec, role)
+        if self._text:  # transformers' language model alone has no such prefix
+            stored = stored.removeprefix(self.checkpoint.architecture.prefix)
         name, _ = rename_source_key(stored, self._renamings, self._converters)
         return str(name)
 

@@ -11,7 +11,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from edgepress import architectures
-from edgepress.errors import UnsupportedModel
+from edgepress.errors import CheckpointError, UnsupportedModel
 from edgepress.facts import METADATA, Config, Derived, From, flatten_rope
 from edgepress.mixers import Mixer
 from edgepress.sanity import check_relations, check_types
@@ -195,6 +195,7 @@ class Architecture:
 
     tensors: role -> name in the checkpoint and in the bundle, with `{i}` for the layer and `{e}` for the expert.
     fused: tensors that hold several roles, in some checkpoints or in all; as transformers' modules have them.
+    text: model_type of the language model, where config.json holds its facts as text_config.
     prefix: of all tensor names; some checkpoints leave it out.
     accepts: config keys whose value (or each, in a list) must be one of those listed; others are refused by name.
     ignores: config keys that do not change the function computed.
@@ -204,6 +205,7 @@ class Architecture:
     spec: ModelSpec
     tensors: Mapping[str, str]
     fused: tuple[Fused, ...] = ()
+    text: str = ""
     prefix: str = ""
     accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
@@ -237,7 +239,7 @@ def read_spec(config: Mapping[str, Any], literal: Architecture) -> ModelSpec:
         CheckpointError: a required key is missing or is not a sensible number.
         UnsupportedModel: a fact that is not handled.
     """
-    flat = Config(flatten_rope(config))
+    flat = Config(flatten_rope(language_facts(config, literal)))
     spec: ModelSpec = flat.resolve(literal.spec)
     _check_facts(flat, literal)
     check_types(spec)
@@ -245,6 +247,17 @@ def read_spec(config: Mapping[str, Any], literal: Architecture) -> ModelSpec:
         _check_rope(spec.rope_of(attention), spec.model_type)
     check_relations(spec)
     return spec
+
+
+def language_facts(config: Mapping[str, Any], literal: Architecture) -> dict[str, Any]:
+    """Those of the language model, where config.json holds them apart; they come before those around them."""
+    if not literal.text:
+        return dict(config)
+    inner = config.get("text_config")
+    if not isinstance(inner, Mapping):
+        raise CheckpointError(f"config.json gives {inner!r} for text_config; a mapping is needed")
+    outer = {key: value for key, value in config.items() if key != "text_config"}
+    return {**outer, **inner, "model_type": config["model_type"]}
 
 
 def _check_facts(config: Config, literal: Architecture) -> None:

@@ -12,7 +12,7 @@ from edgepress.architecture import known_architectures, load_architecture, read_
 from edgepress.checkpoint import open_checkpoint
 from edgepress.errors import UnsupportedModel
 from edgepress.roles import parameters, roles, split_role
-from tests.tiny import ENCODERS, OF_TYPE, tiny_checkpoint
+from tests.tiny import COMPOSITES, ENCODERS, OF_TYPE, tiny_checkpoint
 
 # What transformers' default config of a type leaves open.
 OPEN = {
@@ -29,7 +29,7 @@ def spec_from(model_type: str, **facts: Any) -> Any:
 
 
 def test_every_literal_has_a_tiny_checkpoint() -> None:
-    assert {*OF_TYPE, *ENCODERS} == set(known_architectures())
+    assert {*OF_TYPE, *ENCODERS, *COMPOSITES} == set(known_architectures())
 
 
 @pytest.mark.parametrize("model_type", OF_TYPE)

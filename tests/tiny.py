@@ -141,10 +141,21 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
+# Language models inside checkpoints that also see: model_type -> that of the language model.
+COMPOSITES = {"llama4": "llama4_text"}
+VISION = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128, "image_size": 28,
+    "patch_size": 14, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32,
+}  # fmt: skip
+
+
 def tiny_config(model_type: str, **overrides: Any) -> Any:
     """transformers' config of a tiny model; `overrides` are facts of it."""
     from transformers import AutoConfig
 
+    if model_type in COMPOSITES:
+        text = tiny_config(COMPOSITES[model_type]).to_dict()
+        return AutoConfig.for_model(model_type, text_config=text, vision_config=VISION, **overrides)
     facts = OF_TYPE.get(model_type) or ENCODERS[model_type]
     return AutoConfig.for_model(model_type, **{**COMMON, **facts, **overrides})
 
@@ -155,11 +166,12 @@ def tiny_checkpoint(model_type: str, folder: Path, *, dtype: str = "float16", se
     Vectors (norms, biases) are random too: a reader that forgets one gives other logits.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     torch.manual_seed(seed)
     config = tiny_config(model_type, **overrides)
-    model = (AutoModelForCausalLM if model_type in OF_TYPE else AutoModel).from_config(config)
+    composite = AutoModelForImageTextToText if model_type in COMPOSITES else AutoModel
+    model = (AutoModelForCausalLM if model_type in OF_TYPE else composite).from_config(config)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.squeeze().dim() == 1 and "inv_freq" not in name:

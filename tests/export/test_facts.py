@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from edgepress.checkpoint import open_checkpoint
 from edgepress.compress import Packer
+from edgepress.compress.reference import ReferenceModel
 from edgepress.errors import UnsupportedModel
 from edgepress.export import export
 from edgepress.plan import uniform_plan
 from edgepress.runtime import Session
 from tests.export.test_parity import LOGITS, difference, expected, tokens, transformers_model
 from tests.export.test_three_ways import mean_kl
-from tests.tiny import RISING, tiny_checkpoint
+from tests.tiny import COMPOSITES, RISING, tiny_checkpoint
 
 DEFAULT = {"rope_type": "default", "rope_theta": 1e4}
 FACTS: list[tuple[str, dict[str, Any]]] = [
@@ -58,6 +60,17 @@ def test_fact(name: str, facts: dict[str, Any], tmp_path: Path) -> None:
     folder = tiny_checkpoint(name, tmp_path / "model", **facts)
     ids = tokens((1, 48))
     assert difference(exported(folder, tmp_path / "bundle").logits(ids), expected(folder, ids)) <= LOGITS
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_the_language_model_of_a_checkpoint_that_also_sees(name: str, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(name, tmp_path / "model")
+    ids, model = tokens((2, 48)), AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        want = model.eval()(torch.tensor(ids)).logits.numpy()
+    assert difference(exported(folder, tmp_path / "bundle").logits(ids), want) <= LOGITS
+    reference = ReferenceModel(open_checkpoint(folder))
+    assert difference(np.stack(list(reference.logits(ids))), want) <= 1e-4
 
 
 def test_gpt2_without_the_prefix_of_its_names(tmp_path: Path) -> None:
