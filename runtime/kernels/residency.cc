@@ -31,6 +31,7 @@ struct Part {
 };
 
 std::vector<Part> parts(const Matrix& m) {
+  if (!m.rows || !m.columns) return {};  // nor is there a file behind it
   std::vector<Part> all{{m.weight, m.rows * m.row_bytes()}};
   if (m.scales)
     all.push_back({reinterpret_cast<const uint8_t*>(m.scales), m.rows * m.row_blocks() * int64_t{sizeof(uint16_t)}});
@@ -46,6 +47,7 @@ int64_t room(const Matrix& matrix) {
 
 Matrix placed(const Matrix& mapped, const uint8_t* memory) {
   Matrix matrix = mapped;
+  if (parts(mapped).empty()) return matrix;
   std::vector<const uint8_t*> at;
   for (const Part& part : parts(mapped)) {
     at.push_back(memory + part.lead());

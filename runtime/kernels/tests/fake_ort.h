@@ -11,7 +11,7 @@
 #include <variant>
 #include <vector>
 
-#include "guarded.h"
+#include "memory.h"
 #include "op.h"
 
 namespace fake {
@@ -47,16 +47,16 @@ struct OrtTensorTypeAndShapeInfo {
 };
 
 struct OrtValue {
-  OrtValue(fake::Type t, fake::Shape s, bool guarded)
+  OrtValue(fake::Type t, fake::Shape s, fake::Memory memory)
       : type(t),
         shape(std::move(s)),
         bytes(fake::byte_count(type, shape)),
         count(static_cast<int64_t>(bytes / fake::element_bytes(type))),
-        buffer(bytes, guarded) {}
+        buffer(bytes, memory) {}
 
   template <class T>
   T* as() const {
-    return reinterpret_cast<T*>(buffer.data);
+    return reinterpret_cast<T*>(buffer.data());
   }
 
   const fake::Type type;
@@ -79,8 +79,8 @@ struct OrtKernelContext {
   const OrtValues& inputs;
   OrtValues outputs;
   int threads;
-  bool guarded;        // outputs end at a guard page
-  bool out_of_memory;  // outputs cannot be had
+  fake::Memory memory;  // of outputs
+  bool out_of_memory;   // outputs cannot be had
 };
 
 struct OrtCustomOpDomain {
@@ -144,9 +144,9 @@ inline OrtStatus* output(OrtKernelContext* context, size_t index, const int64_t*
   const Shape shape(dims, dims + count);
   if (context->out_of_memory || byte_count(type, shape) > kMostOutputBytes) return failure("bad allocation");
   if (index >= context->outputs.size()) context->outputs.resize(index + 1);
-  context->outputs[index] = std::make_unique<OrtValue>(type, shape, context->guarded);
+  context->outputs[index] = std::make_unique<OrtValue>(type, shape, context->memory);
   *out = context->outputs[index].get();
-  if ((*out)->bytes) memset((*out)->buffer.data, 0xff, (*out)->bytes);  // NaN, or -1
+  if ((*out)->bytes) memset((*out)->buffer.data(), 0xff, (*out)->bytes);  // NaN, or -1
   return nullptr;
 }
 
@@ -169,7 +169,8 @@ inline OrtApi make_api() {
   api.GetErrorMessage = [](const OrtStatus* status) { return status->message.c_str(); };
   api.ReleaseStatus = [](OrtStatus* status) { delete status; };
   api.CreateCustomOpDomain = [](const char*, OrtCustomOpDomain** out) -> OrtStatus* {
-    *out = new OrtCustomOpDomain;
+    static std::vector<std::unique_ptr<OrtCustomOpDomain>> domains;  // the library releases none
+    *out = domains.emplace_back(std::make_unique<OrtCustomOpDomain>()).get();
     return nullptr;
   };
   api.CustomOpDomain_Add = [](OrtCustomOpDomain* domain, const OrtCustomOp* op) -> OrtStatus* {
@@ -198,7 +199,7 @@ inline OrtApi make_api() {
     return nullptr;
   };
   api.GetTensorMutableData = [](OrtValue* value, void** out) -> OrtStatus* {
-    *out = value->buffer.data;
+    *out = value->buffer.data();
     return nullptr;
   };
   api.GetSessionConfigEntry = config_entry;

@@ -1,6 +1,6 @@
 // Random nodes, right and wrong, through the library's exported symbol: a right one must give what OPS.md says in every
-// variant of the kernels, whatever the threads; a wrong one an error that names the node. Aborts at the first that does
-// not. Runs under libFuzzer, or under fuzz_main.cc.
+// variant of the kernels, whatever the threads and the bound on experts in memory; a wrong one an error that names the
+// node. Aborts at the first that does not. Runs under libFuzzer, or under fuzz_main.cc.
 #include <cstdio>
 #include <cstdlib>
 
@@ -26,16 +26,22 @@ std::string take(OrtStatus* status) {
   return message;
 }
 
-const OrtCustomOp& find_op(const std::string& name) {
-  static const OrtSessionOptions options = [] {
-    OrtSessionOptions made;
-    static const OrtApiBase base{[](uint32_t) { return &fake::api(); }, nullptr};
-    if (RegisterCustomOps(&made, &base)) std::abort();
-    return made;
-  }();
+OrtSessionOptions registered(const std::map<std::string, std::string>& config) {
+  static const OrtApiBase base{[](uint32_t) { return &fake::api(); }, nullptr};
+  OrtSessionOptions options{config, {}};
+  if (RegisterCustomOps(&options, &base)) std::abort();
+  return options;
+}
+
+const OrtCustomOp& find_op(const std::string& name, const OrtSessionOptions& options) {
   for (const OrtCustomOp* op : options.domains.at(0)->ops)
     if (op->GetName(op) == name) return *op;
   std::abort();
+}
+
+const OrtCustomOp& find_op(const std::string& name) {
+  static const OrtSessionOptions options = registered({});
+  return find_op(name, options);
 }
 
 // What ONNX Runtime itself checks before it makes a kernel.
@@ -53,14 +59,6 @@ bool accepts(const OrtCustomOp& op, const RandomNode& node) {
   return true;
 }
 
-Outcome compute(const OrtCustomOp& op, void* kernel, const RandomNode& node, int threads, bool out_of_memory) {
-  OrtKernelContext context{op, node.inputs, {}, threads, node.guarded, out_of_memory};
-  Outcome outcome;
-  outcome.error = take(op.KernelComputeV2(kernel, &context));
-  outcome.outputs = std::move(context.outputs);
-  return outcome;
-}
-
 [[noreturn]] void fail(const RandomNode& node, const std::string& what) {
   std::fprintf(stderr, "%s node '%s': %s\n", node.op.c_str(), node.info.name.c_str(), what.c_str());
   for (const auto& value : node.inputs)
@@ -73,31 +71,62 @@ void expect_same(const RandomNode& node, const Outcome& one, const Outcome& othe
   if (one.error != other.error) fail(node, "depends on threads: '" + one.error + "', '" + other.error + "'");
   for (size_t i = 0; one.error.empty() && i < one.outputs.size(); ++i) {
     const OrtValue &a = *one.outputs[i], &b = *other.outputs[i];
-    if (a.shape != b.shape || (a.bytes && memcmp(a.buffer.data, b.buffer.data, a.bytes)))
+    if (a.shape != b.shape || (a.bytes && memcmp(a.buffer.data(), b.buffer.data(), a.bytes)))
       fail(node, "output " + std::to_string(i) + " depends on threads");
   }
 }
 
-// One thread; where `threads` > 1 also two calls at once on one kernel, each with as many.
+class Kernel {
+ public:
+  Kernel(const OrtCustomOp& op, const RandomNode& node, const char* variant) : op_(op) {
+    setenv("EDGEPRESS_ISA", variant, 1);
+    error = take(op.CreateKernelV2(&op, &fake::api(), &node.info, &kernel_));
+  }
+  Kernel(const Kernel&) = delete;
+  ~Kernel() {
+    if (error.empty()) op_.KernelDestroy(kernel_);
+  }
+
+  // On one thread; where `threads` > 1 also twice at once, each with as many.
+  Outcome call(const RandomNode& node, int threads, bool out_of_memory = false) const {
+    Outcome outcome = compute(node, 1, out_of_memory);
+    if (threads == 1) return outcome;
+    Outcome others[2];
+    std::thread beside([&] { others[0] = compute(node, threads, out_of_memory); });
+    others[1] = compute(node, threads, out_of_memory);
+    beside.join();
+    calls += 2;
+    for (const Outcome& other : others) expect_same(node, outcome, other);
+    return outcome;
+  }
+
+  std::string error;  // empty: made
+
+ private:
+  Outcome compute(const RandomNode& node, int threads, bool out_of_memory) const {
+    const bool mapped = node.memory == fake::Memory::mapped;
+    OrtKernelContext context{op_, node.inputs, {}, threads, mapped ? fake::Memory::heap : node.memory, out_of_memory};
+    Outcome outcome;
+    outcome.error = take(op_.KernelComputeV2(kernel_, &context));
+    outcome.outputs = std::move(context.outputs);
+    return outcome;
+  }
+
+  const OrtCustomOp& op_;
+  void* kernel_ = nullptr;
+};
+
 Outcome call(const RandomNode& node, const char* variant, int threads, bool out_of_memory) {
   const OrtCustomOp& op = find_op(node.op);
-  calls += threads > 1 ? 3 : 1;
+  ++calls;
   if (!accepts(op, node)) return {"(refused before a kernel is made)", {}};
-  setenv("EDGEPRESS_ISA", variant, 1);
-  void* kernel = nullptr;
-  Outcome outcome;
-  outcome.error = take(op.CreateKernelV2(&op, &fake::api(), &node.info, &kernel));
-  if (!outcome.error.empty()) return outcome;
-  outcome = compute(op, kernel, node, 1, out_of_memory);
-  if (threads > 1) {
-    Outcome others[2];
-    std::thread beside([&] { others[0] = compute(op, kernel, node, threads, out_of_memory); });
-    others[1] = compute(op, kernel, node, threads, out_of_memory);
-    beside.join();
-    for (const Outcome& other : others) expect_same(node, outcome, other);
-  }
-  op.KernelDestroy(kernel);
-  return outcome;
+  const Kernel kernel(op, node, variant);
+  return kernel.error.empty() ? kernel.call(node, threads, out_of_memory) : Outcome{kernel.error, {}};
+}
+
+const char* any_variant(Random& random) {
+  const auto& supported = edgepress::supported_kernels();
+  return supported[static_cast<size_t>(random.below(static_cast<int64_t>(supported.size())))]->name;
 }
 
 void expect_values(const RandomNode& node, const std::string& variant, const OrtValue& y, const Expected& expected) {
@@ -127,7 +156,9 @@ void expect_routes(const RandomNode& node, const OrtValues& outputs) {
 
 void check_right(const RandomNode& node, int threads) {
   const bool route = node.op == "Route";
-  const Expected expected = route ? Expected{} : node.op == "Linear" ? expected::of_linear(node) : expected::of_experts(node);
+  const Expected expected = route                 ? Expected{}
+                            : node.op == "Linear" ? expected::of_linear(node)
+                                                  : expected::of_experts(node);
   for (const edgepress::Kernels* kernels : edgepress::supported_kernels()) {
     const Outcome outcome = call(node, kernels->name, threads, false);
     if (!outcome.error.empty()) fail(node, "refused: " + outcome.error);
@@ -136,11 +167,23 @@ void check_right(const RandomNode& node, int threads) {
   }
 }
 
+// Experts that are read from a file when they are chosen give the bits of those that are in memory, call after call.
+void check_bounded(Random& random, RandomNode& node) {
+  const char* variant = any_variant(random);
+  const int bound = random.pick({1 << 16, 1 << 17, 1 << 18, 1 << 24});
+  const auto options = registered({{"edgepress.expert_memory", std::to_string(bound)}});
+  const Kernel free(find_op(node.op), node, variant), bounded(find_op(node.op, options), node, variant);
+  for (int round = 0; round < 4; ++round) {
+    const Outcome expected = free.call(node, 1), got = bounded.call(node, 3);
+    if (got.error.find("expert_memory cannot hold") != std::string::npos) continue;
+    expect_same(node, expected, got);
+    fill_routes(random, node);
+  }
+}
+
 void check_spoilt(Random& random, RandomNode& node, int threads) {
   const Spoilt spoilt = spoil_node(random, node);
-  const auto supported = edgepress::supported_kernels();
-  const char* variant = supported[static_cast<size_t>(random.below(static_cast<int64_t>(supported.size())))]->name;
-  const std::string error = call(node, variant, threads, spoilt.out_of_memory).error;
+  const std::string error = call(node, any_variant(random), threads, spoilt.out_of_memory).error;
   if (error.empty() && spoilt.ending == Ending::refused) fail(node, "accepted");
   const std::string name = node.info.name.empty() ? "(unnamed node)" : node.info.name;
   const bool named = error[0] == '(' || (error.rfind(name + ": ", 0) == 0 && error.size() > name.size() + 2);
@@ -154,7 +197,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const int threads = random.one_in(16) ? 3 : 1;
   const bool right = random.one_in(2);
   RandomNode node = random_node(random);
-  if (right)
+  if (node.memory == fake::Memory::mapped)
+    check_bounded(random, node);
+  else if (right)
     check_right(node, threads);
   else
     check_spoilt(random, node, threads);

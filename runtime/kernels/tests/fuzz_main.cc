@@ -1,5 +1,5 @@
-// fuzz [COUNT [SECONDS [SEED [FIRST]]]]: random nodes FIRST to FIRST + COUNT of a seed, or as many of them as the seconds
-// allow. Prints how many were tried; one that fails can be repeated alone.
+// fuzz [COUNT [SECONDS [SEED [FIRST]]]]: random nodes FIRST to FIRST + COUNT of a seed, or as many as the seconds allow.
+// Prints how many were tried; one that fails can be repeated alone.
 #include <chrono>
 #include <csignal>
 #include <cstdint>

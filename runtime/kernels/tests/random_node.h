@@ -53,7 +53,7 @@ struct RandomNode {
   std::string op;
   OrtKernelInfo info;
   OrtValues inputs;
-  bool guarded;
+  fake::Memory memory;
   std::vector<StoredBank> gate_up, down;  // of `Linear`: one matrix in `down`
   const OrtValue *gate_up_bias = nullptr, *down_bias = nullptr;
 
@@ -62,7 +62,7 @@ struct RandomNode {
     return std::get<T>(info.attributes.at(name));
   }
   OrtValue* add(fake::Type type, fake::Shape shape) {
-    inputs.push_back(std::make_unique<OrtValue>(type, std::move(shape), guarded));
+    inputs.push_back(std::make_unique<OrtValue>(type, std::move(shape), memory));
     return inputs.back().get();
   }
 };
@@ -70,7 +70,7 @@ struct RandomNode {
 inline void fill_bits(Random& random, OrtValue& value) {
   for (size_t i = 0; i < value.bytes; i += 8) {
     const uint64_t bits = random.bits();
-    memcpy(value.buffer.data + i, &bits, std::min<size_t>(8, value.bytes - i));
+    memcpy(value.buffer.data() + i, &bits, std::min<size_t>(8, value.bytes - i));
   }
 }
 
@@ -180,12 +180,14 @@ inline std::vector<StoredBank> add_banks(Random& random, RandomNode& node, const
   return banks;
 }
 
-inline void add_routes(Random& random, RandomNode& node, int64_t tokens, int64_t k, int64_t experts) {
-  OrtValue *weights = node.add(TYPE_FLOAT, {tokens, k}), *ids = node.add(TYPE_INT64, {tokens, k});
-  const int64_t kept = random.one_in(2) ? 4 : 1;  // of four routes, those of nonzero weight
-  for (int64_t i = 0; i < weights->count; ++i) {
-    weights->as<float>()[i] = random.real() * static_cast<float>(static_cast<int64_t>(random.bits() % 4) < kept);
-    ids->as<int64_t>()[i] = static_cast<int64_t>(random.bits() % static_cast<uint64_t>(experts));
+// Of four routes, all or one weigh something.
+inline void fill_routes(Random& random, RandomNode& node) {
+  const OrtValue &weights = *node.inputs[1], &ids = *node.inputs[2];
+  const uint64_t experts = node.attribute<std::vector<int64_t>>("down_map").size() / 2;
+  const int64_t kept = random.one_in(2) ? 4 : 1;
+  for (int64_t i = 0; i < weights.count; ++i) {
+    weights.as<float>()[i] = random.real() * static_cast<float>(static_cast<int64_t>(random.bits() % 4) < kept);
+    ids.as<int64_t>()[i] = static_cast<int64_t>(random.bits() % experts);
   }
 }
 
@@ -209,13 +211,15 @@ inline void add_experts(Random& random, RandomNode& node) {
     }
   }
   add_floats(random, node, {tokens, hidden});
-  add_routes(random, node, tokens, k, experts);
+  node.add(TYPE_FLOAT, {tokens, k});  // weights
+  node.add(TYPE_INT64, {tokens, k});  // experts
   node.gate_up = add_banks(random, node, "gate_up", gate_up, block, experts, 2 * inner, hidden);
   node.down = add_banks(random, node, "down", down, block, experts, hidden, inner);
   if (biased) {
     node.gate_up_bias = add_floats(random, node, {experts, 2 * inner});
     node.down_bias = add_floats(random, node, {experts, hidden});
   }
+  fill_routes(random, node);
   auto& attributes = node.info.attributes;
   attributes["block_size"] = int64_t{block};
   attributes["activation"] = random.pick<std::string>({"silu", "gelu", "gelu_tanh", "swiglu_oai"});
@@ -246,9 +250,13 @@ inline void add_route(Random& random, RandomNode& node) {
 
 inline RandomNode random_node(Random& random) {
   RandomNode node;
-  node.guarded = random.one_in(2);
+  node.memory = random.pick({fake::Memory::heap, fake::Memory::guarded});
   node.info.name = random.pick<std::string>({"model.layers.3.node", "n", ""});
   node.op = random.pick<std::string>({"Experts", "Experts", "Experts", "Linear", "Linear", "Route"});
+  if (node.op == "Experts" && random.one_in(32)) {
+    node.memory = fake::Memory::mapped;
+    fake::mapped_file().clear();
+  }
   if (node.op == "Experts") add_experts(random, node);
   if (node.op == "Linear") add_linear(random, node);
   if (node.op == "Route") add_route(random, node);

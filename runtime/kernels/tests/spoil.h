@@ -30,7 +30,7 @@ inline size_t random_input(Random& random, const RandomNode& node) {
 inline Ending replace(Random& random, RandomNode& node, size_t index, fake::Type type, fake::Shape shape,
                       Ending ending) {
   if (fake::byte_count(type, shape) > 1 << 20) return Ending::any;
-  node.inputs[index] = std::make_unique<OrtValue>(type, std::move(shape), node.guarded);
+  node.inputs[index] = std::make_unique<OrtValue>(type, std::move(shape), node.memory);
   fill_bits(random, *node.inputs[index]);
   return ending;
 }

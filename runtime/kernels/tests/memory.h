@@ -1,4 +1,4 @@
-// Memory of tensors that ends where they end.
+// Where tensors lie: on the heap, before an unreadable page, or in a mapped file.
 #pragma once
 
 #include <sys/mman.h>
@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -53,23 +54,61 @@ inline GuardedSlots& guarded_slots() {
   return slots;
 }
 
+// A file in memory that is mapped, as ONNX Runtime maps a data file. Whoever fills it anew begins with `clear`.
+class MappedFile {
+ public:
+  static constexpr size_t kBytes = 1 << 22;
+
+  MappedFile() {
+    const int file = mkstemp(path_);
+    if (file < 0 || ftruncate(file, kBytes)) throw std::bad_alloc();
+    void* all = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (all == MAP_FAILED) throw std::bad_alloc();
+    begin_ = static_cast<uint8_t*>(all);
+  }
+  ~MappedFile() { unlink(path_); }
+
+  void clear() { used_ = 0; }
+  // Null where the file is full.
+  uint8_t* take(size_t bytes) {
+    if (bytes > kBytes - used_) return nullptr;
+    uint8_t* taken = begin_ + used_;
+    used_ += (bytes + 63) / 64 * 64;
+    return taken;
+  }
+
+ private:
+  char path_[32] = "/dev/shm/edgepress-XXXXXX";
+  uint8_t* begin_;
+  size_t used_ = 0;
+};
+
+inline MappedFile& mapped_file() {
+  static MappedFile file;
+  return file;
+}
+
+enum class Memory { heap, guarded, mapped };
+
 class Buffer {
  public:
   // An empty tensor has no memory, as in ONNX Runtime.
-  Buffer(size_t bytes, bool guarded) {
-    if (guarded && bytes && bytes <= GuardedSlots::kBytes) slot_ = guarded_slots().take();
-    if (!slot_ && bytes) heap_.reset(new uint8_t[bytes]);
-    data = slot_ ? slot_ + GuardedSlots::kBytes - bytes : heap_.get();
+  Buffer(size_t bytes, Memory memory) {
+    if (memory == Memory::guarded && bytes && bytes <= GuardedSlots::kBytes) slot_ = guarded_slots().take();
+    if (memory == Memory::mapped && bytes) data_ = mapped_file().take(bytes);
+    if (slot_) data_ = slot_ + GuardedSlots::kBytes - bytes;
+    if (bytes && !data_) heap_.reset(new uint8_t[bytes]), data_ = heap_.get();
   }
   Buffer(const Buffer&) = delete;
   ~Buffer() {
     if (slot_) guarded_slots().give(slot_);
   }
 
-  uint8_t* data;
+  uint8_t* data() const { return data_; }
 
  private:
-  uint8_t* slot_ = nullptr;
+  uint8_t *data_ = nullptr, *slot_ = nullptr;
   std::unique_ptr<uint8_t[]> heap_;
 };
 
