@@ -51,15 +51,29 @@ struct Avx {
   }
   static void store(float* p, F f) { _mm256_storeu_ps(p, f); }
 
+  static void load_pairs(const float* p, F& even, F& odd) {
+    const F a = _mm256_permute2f128_ps(load(p), load(p + 8), 0x20), b = _mm256_permute2f128_ps(load(p), load(p + 8), 0x31);
+    even = _mm256_shuffle_ps(a, b, 0x88);  // shuffles work in 128-bit lanes
+    odd = _mm256_shuffle_ps(a, b, 0xdd);
+  }
+
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }
+  static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static F times_power(F p, F n) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
+  }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F to_float(I a) { return _mm256_cvtepi32_ps(a); }
-  static F spread(const float* p, const float* q) {
+  template <int kPart>
+  static F spread(F f) {
     const I lanes = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
-    const __m128 product = _mm_mul_ps(_mm_castsi128_ps(_mm_loadu_si64(p)), _mm_castsi128_ps(_mm_loadu_si64(q)));
-    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(product), lanes);
+    return _mm256_permutevar8x32_ps(f, _mm256_add_epi32(lanes, _mm256_set1_epi32(2 * kPart)));
   }
+  static F late_half(F a, F b) { return _mm256_blend_ps(a, b, 0xcc); }
   static float sum(F f) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(f), _mm256_extractf128_ps(f, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -67,32 +81,36 @@ struct Avx {
   }
 
   static B load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const B*>(p)); }
-  template <int kBits>
-  static void order_bytes(const uint8_t* from, B& low, B& high) {
-    const B a = load_bytes(from);
-    if (kBits == 4) {
-      const B mask = _mm256_set1_epi8(15);
-      const B even = _mm256_and_si256(a, mask), odd = _mm256_and_si256(_mm256_srli_epi16(a, 4), mask);
-      low = _mm256_unpacklo_epi8(even, odd);
-      high = _mm256_unpackhi_epi8(even, odd);
-    } else {
-      const B b = load_bytes(from + 32);
-      low = _mm256_permute2x128_si256(a, b, 0x20);
-      high = _mm256_permute2x128_si256(a, b, 0x31);
-    }
-  }
   template <int kBits, class A>
   static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
-    B halves[2];
-    order_bytes<kBits>(from, halves[0], halves[1]);
-    for (int half = 0; half < 2; ++half)
-      if constexpr (sizeof(A) == 1) {
-        codes[half] = halves[half];
-      } else {
-        codes[2 * half] = _mm256_unpacklo_epi8(halves[half], izero());
-        codes[2 * half + 1] = _mm256_unpackhi_epi8(halves[half], izero());
+    const B a = load_bytes(from), low = _mm256_set1_epi16(sizeof(A) == 1 ? 0x0f0f : 0x000f);
+    if constexpr (kBits == 4) {
+      codes[0] = _mm256_and_si256(a, low);
+      codes[1] = _mm256_and_si256(_mm256_srli_epi16(a, 4), low);
+      if constexpr (sizeof(A) == 2) {
+        codes[2] = _mm256_and_si256(_mm256_srli_epi16(a, 8), low);
+        codes[3] = _mm256_srli_epi16(a, 12);
       }
+    } else {
+      const B b = load_bytes(from + 32), even_bytes = _mm256_set1_epi16(0xff);
+      const B even[2] = {_mm256_and_si256(a, even_bytes), _mm256_and_si256(b, even_bytes)};
+      const B odd[2] = {_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8)};
+      if constexpr (sizeof(A) == 1) {
+        codes[0] = in_order(_mm256_packus_epi16(even[0], even[1]));
+        codes[1] = in_order(_mm256_packus_epi16(odd[0], odd[1]));
+      } else {
+        codes[0] = even_words(even[0], even[1]);
+        codes[1] = even_words(odd[0], odd[1]);
+        codes[2] = even_words(_mm256_srli_epi32(even[0], 16), _mm256_srli_epi32(even[1], 16));
+        codes[3] = even_words(_mm256_srli_epi32(odd[0], 16), _mm256_srli_epi32(odd[1], 16));
+      }
+    }
   }
+  static B even_words(B a, B b) {
+    const B words = _mm256_set1_epi32(0xffff);
+    return in_order(_mm256_packus_epi32(_mm256_and_si256(a, words), _mm256_and_si256(b, words)));
+  }
+  static B in_order(B packed) { return _mm256_permute4x64_epi64(packed, 0xd8); }  // packing works in 128-bit lanes
 };
 
 }  // namespace

@@ -7,7 +7,9 @@
 namespace {
 
 struct Avx512 {
-  static constexpr int kLanes = 16, kTokens = 8, kTileTokens = 6, kFewTokens = 6;
+  static constexpr int kLanes = 16, kTokens = 8, kTileTokens = 6;
+  template <class A>
+  static constexpr int kTileFrom = sizeof(A) == 1 ? 5 : 7;
   template <class A>
   static constexpr int kOffset8 = 0;
   using F = __m512;
@@ -42,15 +44,30 @@ struct Avx512 {
   static void store(float* p, F f) { _mm512_storeu_ps(p, f); }
   static void store(float* p, F f, int64_t count) { _mm512_mask_storeu_ps(p, first(count), f); }
 
+  static void load_pairs(const float* p, F& even, F& odd) {
+    const F a = load(p), b = load(p + kLanes);
+    const I first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    even = _mm512_permutex2var_ps(a, first, b);
+    odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(first, _mm512_set1_epi32(1)), b);
+  }
+
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F times_power(F p, F n) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
+  }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
-  static F spread(const float* p, const float* q) {
+  template <int kPart>
+  static F spread(F f) {
     const I lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    const __m128 product = _mm_mul_ps(_mm_loadu_ps(p), _mm_loadu_ps(q));
-    return _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(product));
+    return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(4 * kPart)), f);
   }
+  static F late_half(F a, F b) { return _mm512_mask_blend_ps(0xcccc, a, b); }
   static float sum(F f) { return _mm512_reduce_add_ps(f); }
 
   static B load_bytes(const void* p) { return _mm512_loadu_si512(p); }
@@ -58,46 +75,56 @@ struct Avx512 {
   static I dot(I a, B w, B x) {
     return sizeof(A) == 1 ? _mm512_dpbusd_epi32(a, w, x) : _mm512_dpwssd_epi32(a, w, x);
   }
-  template <int kBits>
-  static void order_bytes(const uint8_t* from, B& low, B& high) {
-    const B a = load_bytes(from);
-    if (kBits == 4) {
-      const B mask = _mm512_set1_epi8(15);
-      const B even = _mm512_and_si512(a, mask), odd = _mm512_and_si512(_mm512_srli_epi16(a, 4), mask);
-      low = _mm512_unpacklo_epi8(even, odd);
-      high = _mm512_unpackhi_epi8(even, odd);
-    } else {
-      const B b = load_bytes(from + 64);
-      low = _mm512_shuffle_i64x2(a, b, 0x88);   // the even 128-bit lanes
-      high = _mm512_shuffle_i64x2(a, b, 0xdd);  // the odd ones
-    }
-  }
   template <int kBits, class A>
   static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
-    B halves[2];
-    order_bytes<kBits>(from, halves[0], halves[1]);
-    for (int half = 0; half < 2; ++half)
-      if constexpr (sizeof(A) == 1) {
-        codes[half] = halves[half];
-      } else {
-        codes[2 * half] = _mm512_unpacklo_epi8(halves[half], izero());
-        codes[2 * half + 1] = _mm512_unpackhi_epi8(halves[half], izero());
+    const B a = load_bytes(from), low = _mm512_set1_epi16(sizeof(A) == 1 ? 0x0f0f : 0x000f);
+    if constexpr (kBits == 4) {
+      codes[0] = _mm512_and_si512(a, low);
+      codes[1] = _mm512_and_si512(_mm512_srli_epi16(a, 4), low);
+      if constexpr (sizeof(A) == 2) {
+        codes[2] = _mm512_and_si512(_mm512_srli_epi16(a, 8), low);
+        codes[3] = _mm512_srli_epi16(a, 12);
       }
+    } else {
+      const B b = load_bytes(from + 64), even_bytes = _mm512_set1_epi16(0xff);
+      const B even[2] = {_mm512_and_si512(a, even_bytes), _mm512_and_si512(b, even_bytes)};
+      const B odd[2] = {_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)};
+      if constexpr (sizeof(A) == 1) {
+        const B lanes = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        codes[0] = _mm512_permutexvar_epi64(lanes, _mm512_packus_epi16(even[0], even[1]));
+        codes[1] = _mm512_permutexvar_epi64(lanes, _mm512_packus_epi16(odd[0], odd[1]));
+      } else {
+        B first = _mm512_set1_epi32(0x00020000);  // words 0, 2, 4, ... of two vectors
+        first = _mm512_add_epi16(first, _mm512_mullo_epi32(kCounted(), _mm512_set1_epi32(0x00040004)));
+        const B second = _mm512_add_epi16(first, _mm512_set1_epi16(1));
+        codes[0] = _mm512_permutex2var_epi16(even[0], first, even[1]);
+        codes[1] = _mm512_permutex2var_epi16(odd[0], first, odd[1]);
+        codes[2] = _mm512_permutex2var_epi16(even[0], second, even[1]);
+        codes[3] = _mm512_permutex2var_epi16(odd[0], second, odd[1]);
+      }
+    }
   }
+  static I kCounted() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 
   static I dwords(const uint8_t* p) { return _mm512_broadcastd_epi32(_mm_loadu_si32(p)); }
-  static B shuffle(B b, const uint8_t* p) {
-    return _mm512_shuffle_epi8(b, _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(p))));
-  }
-  template <class T>
-  static I subtract(I a, I b) {
-    return sizeof(T) == 1 ? _mm512_sub_epi8(a, b) : sizeof(T) == 2 ? _mm512_sub_epi16(a, b) : _mm512_sub_epi32(a, b);
-  }
   template <int kBits, class A>
-  static I part(F stored, int i) {
-    const I shifted = _mm512_srlv_epi32(_mm512_castps_si512(stored), _mm512_set1_epi32(i * kBits));
-    constexpr int kMask = (1 << kBits) - 1;
-    return _mm512_and_si512(shifted, sizeof(A) == 1 ? _mm512_set1_epi8(kMask) : _mm512_set1_epi16(kMask));
+  static B deal(const F* stored, int p) {
+    const B first = _mm512_castps_si512(stored[0]);
+    if constexpr (kBits == 4) {
+      const B low = _mm512_set1_epi16(sizeof(A) == 1 ? 0x0f0f : 0x000f);
+      return _mm512_and_si512(_mm512_srl_epi16(first, _mm_cvtsi32_si128(4 * p)), low);
+    } else {
+      const B second = _mm512_castps_si512(stored[1]);
+      // The dealt bytes of each int32, at their place in the result.
+      const int early = sizeof(A) == 1 ? 0x80800200 + 0x0101 * p : 0x80808000 + p;
+      const int late = sizeof(A) == 1 ? 0x02008080 + 0x01010000 * p : 0x80008080 + (p << 16);
+      return _mm512_or_si512(_mm512_shuffle_epi8(first, in_dwords(early)), _mm512_shuffle_epi8(second, in_dwords(late)));
+    }
+  }
+  // Byte indices within each int32 -> within each 16 bytes; 0x80 stays.
+  static B in_dwords(int bytes) {
+    const B offsets = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    return _mm512_or_si512(_mm512_set1_epi32(bytes), offsets);
   }
   static void transpose(F (&rows)[16]) {
     F pairs[16];

@@ -1,36 +1,51 @@
-// Products of quantized activations and quantized weights.
+// Products of quantized activations and quantized weights, row by row: the lanes of a vector lie along a row.
 #pragma once
 
 #include "common.h"
 
 namespace {
 
-constexpr int64_t kChunk = 2048;  // weights of a row at a time: at most 128 blocks, at least 16
-constexpr int64_t kChunkUnits = kChunk / kUnit;
-constexpr int64_t kNear = 16384;  // bytes of activations that stay in the first cache while rows of weights pass
+constexpr int64_t kNear = 32768;   // bytes of activations that stay in the first cache while rows of weights pass
+constexpr int64_t kAhead = 4096, kAheadScales = 512;  // bytes of a matrix that are fetched before they are used
 
-// A row: the codes in V's order, a scale per unit, and scale * (sum of codes) of each unit's two halves.
+// A row of activations: the codes in V's order; per unit scale, scale * (sum of codes), the same of the unit's second
+// half, and -8 and -128 times the sum of codes, which are what symmetric zero points of 4 and 8 bits take away.
 template <class V, class A>
 struct Quantized {
-  static constexpr int64_t kGroup = V::kLanes / 4;  // units whose codes are in the same vectors
+  static constexpr int64_t kGroup = V::kLanes / 4;  // units whose codes share vectors
+  static constexpr int64_t kParts = 2 * sizeof(A);  // vectors of a group's codes
   static constexpr int64_t kRun = 16 / sizeof(A);   // codes of a unit in one vector
+  static constexpr int64_t kUnitBytes = kUnit * sizeof(A);
 
-  A* codes;
-  float* scales;
-  float* sums[2];
+  const uint8_t* codes;
+  const float* scales;
+  const float* sums;
+  const float* late_sums;
+  const int32_t* starts[2];
 
   Quantized() = default;
   Quantized(const void* row, int64_t columns) {
-    const int64_t padded = units(columns);
-    codes = static_cast<A*>(const_cast<void*>(row));
-    scales = reinterpret_cast<float*>(codes + padded * kUnit);
-    sums[0] = scales + padded;
-    sums[1] = sums[0] + padded;
+    const int64_t count = units(columns);
+    codes = static_cast<const uint8_t*>(row);
+    scales = reinterpret_cast<const float*>(codes + count * kUnitBytes);
+    sums = scales + count;
+    late_sums = sums + count;
+    starts[0] = reinterpret_cast<const int32_t*>(late_sums + count);
+    starts[1] = starts[0] + count;
   }
 
   static int64_t units(int64_t columns) { return round_up((columns + kUnit - 1) / kUnit, V::kLanes); }
+  static int64_t bytes(int64_t columns) {
+    return round_up(units(columns) * (kUnitBytes + static_cast<int64_t>(5 * sizeof(float))), 64);
+  }
 
-  void set_unit(int64_t u, const float* x, int64_t count) {
+  // Where unit u begins in each part of the codes, in bytes.
+  static int64_t offset(int64_t u) { return u / kGroup * kGroup * kUnitBytes + u % kGroup * 16; }
+
+  static void set_unit(uint8_t* row, int64_t columns, int64_t u, const float* x, int64_t count) {
+    const int64_t padded = units(columns);
+    float* scales = reinterpret_cast<float*>(row + padded * kUnitBytes) + u;
+    int32_t* starts = reinterpret_cast<int32_t*>(scales + 3 * padded);
     float values[kUnit] = {};
     memcpy(values, x, static_cast<size_t>(count) * sizeof(float));
     uint32_t largest = 0;  // of the magnitudes' bits, which order floats and put NaN above all
@@ -47,127 +62,151 @@ struct Quantized {
       q = q > kLargest<A> ? kLargest<A> : q < -kLargest<A> ? -kLargest<A> : q;
       rounded[i] = static_cast<int32_t>(float_to_bits(q + kRound) - float_to_bits(kRound));
     }
-    scales[u] = scale;
-    for (int half = 0; half < 2; ++half) {
-      int32_t sum = 0;
-      for (int i = 0; i < 16; ++i) sum += rounded[16 * half + i];
-      sums[half][u] = scale * static_cast<float>(sum);
-    }
-    A* group = codes + u / kGroup * kGroup * kUnit + u % kGroup * kRun;
-    for (int run = 0; run < kUnit / kRun; ++run)
-      for (int i = 0; i < kRun; ++i) group[run * kGroup * kRun + i] = static_cast<A>(rounded[run * kRun + i]);
+    int32_t sum[2] = {0, 0};
+    for (int half = 0; half < 2; ++half)
+      for (int i = 0; i < 16; ++i) sum[half] += rounded[16 * half + i];
+    scales[0] = scale;
+    scales[padded] = scale * static_cast<float>(sum[0] + sum[1]);
+    scales[2 * padded] = scale * static_cast<float>(sum[1]);
+    starts[0] = -8 * (sum[0] + sum[1]);
+    starts[padded] = -128 * (sum[0] + sum[1]);
+    A* codes = reinterpret_cast<A*>(row + offset(u));
+    for (int part = 0; part < kParts; ++part)
+      for (int i = 0; i < kRun; ++i) codes[part * kGroup * kRun + i] = static_cast<A>(rounded[i * kParts + part]);
   }
 };
 
 template <class V, class A>
 int64_t quantized_bytes(int64_t columns) {
-  return round_up(Quantized<V, A>::units(columns) * static_cast<int64_t>(kUnit * sizeof(A) + 3 * sizeof(float)), 64);
+  return Quantized<V, A>::bytes(columns);
 }
 
 template <class V, class A>
 void quantize(const float* x, int64_t first, int64_t count, int64_t columns, uint8_t* row) {
-  Quantized<V, A> out(row, columns);
-  for (int64_t k = 0; k < count; k += kUnit) out.set_unit((first + k) / kUnit, x + k, smaller(kUnit, count - k));
+  using Q = Quantized<V, A>;
+  for (int64_t k = 0; k < count; k += kUnit) Q::set_unit(row, columns, (first + k) / kUnit, x + k, smaller(kUnit, count - k));
   if (first + count < columns) return;
-  for (int64_t u = round_up(columns, kUnit) / kUnit; u < out.units(columns); ++u) out.set_unit(u, x, 0);
+  for (int64_t u = round_up(columns, kUnit) / kUnit; u < Q::units(columns); ++u) Q::set_unit(row, columns, u, x, 0);
 }
 
-// A chunk of a row: where its codes are stored, and scale and shift for the halves of each unit (the second half only
-// where a block is half a unit).
-template <class V, class A>
-struct Row {
-  static constexpr int64_t kGroup = V::kLanes / 4;
+// Scale and shift of kLanes units of a row: of their first halves and, where a block is half a unit, of their second.
+template <class V, bool kHalves>
+struct Scales {
+  typename V::F scale[1 + kHalves], shift[1 + kHalves];
 
-  const uint8_t* codes;
-  int64_t units, whole;               // of all units, those in groups that are stored whole; ...
-  uint8_t last[kGroup * kUnit] = {};  // ... the others' codes, with zeros after them
-  alignas(64) float scales[2][kChunkUnits];
-  alignas(64) float shifts[2][kChunkUnits];
-
-  template <int kBits>
-  void load(const Matrix& m, int64_t n, int64_t first, int64_t count) {
-    constexpr int64_t kGroupWeights = kGroup * kUnit;
-    codes = m.row(n) + first * kBits / 8;
-    units = (count + kUnit - 1) / kUnit;
-    whole = count / kGroupWeights * kGroup;
-    if (const int64_t rest = count % kGroupWeights)
-      memcpy(last, codes + (count - rest) * kBits / 8, static_cast<size_t>(rest * kBits / 8));
-    const int64_t block = m.blocks(first), blocks = m.blocks(count);
-    const int offset = kBits == 8 ? V::template kOffset8<A> : 0;
-    if (m.block == kUnit) return load_scales<V>(m, n, block, blocks, offset, scales[0], shifts[0]);
-    spread_scales(m, n, block, blocks, offset);
-  }
-
-  template <int kBits>
-  const uint8_t* group(int64_t u) const {
-    return u < whole ? codes + u * kUnit * kBits / 8 : last;
-  }
-
- private:
-  void spread_scales(const Matrix& m, int64_t n, int64_t first, int64_t blocks, int offset) {
-    alignas(64) float scale[kChunk / 16 + V::kLanes], shift[kChunk / 16 + V::kLanes];
-    load_scales<V>(m, n, first, blocks, offset, scale, shift);
-    for (int64_t u = 0; u < round_up(units, V::kLanes); ++u)
-      for (int half = 0; half < 2; ++half) {
-        const int64_t b = m.blocks(u * kUnit + half * 16);
-        scales[half][u] = b < blocks ? scale[b] : 0;
-        shifts[half][u] = b < blocks ? shift[b] : 0;
+  Scales(const Matrix& m, int64_t n, int64_t unit, int64_t units, int offset) {
+    if constexpr (!kHalves)
+      if (m.block == kUnit) return read_scales<V>(m, n, unit, units, offset, scale[0], shift[0]);
+    const int64_t base = m.blocks(unit * kUnit) / 2 * 2, end = smaller((unit + V::kLanes) * kUnit, m.columns);
+    alignas(64) float scales[3 * V::kLanes], shifts[3 * V::kLanes], spread[2][V::kLanes];
+    load_scales<V>(m, n, base, m.blocks(end + m.block - 1) - base, offset, scales, shifts);
+    for (int half = 0; half <= kHalves; ++half) {
+      for (int64_t u = 0; u < V::kLanes; ++u) {
+        const int64_t k = (unit + u) * kUnit + half * 16;
+        spread[0][u] = k < m.columns ? scales[m.blocks(k) - base] : 0;
+        spread[1][u] = k < m.columns ? shifts[m.blocks(k) - base] : 0;
       }
+      scale[half] = V::load(spread[0]);
+      shift[half] = V::load(spread[1]);
+    }
   }
 };
 
-// out[t * stride] += row . x[t] for kCount tokens, whose units begin at `first`.
-template <class V, class A, int kBits, bool kHalves, int kCount>
-void dot_quantized(const Row<V, A>& row, int64_t first, const Quantized<V, A>* x, int64_t stride, float* out) {
-  constexpr int64_t kGroup = V::kLanes / 4;
-  constexpr int kVectors = 2 * sizeof(A);  // of a group's codes
-  typename V::F sum[kCount];
+// Group kPart of kLanes units, for kCount tokens: sum[t] += scale[t] * (codes . x[t]).
+template <class V, class A, int kBits, bool kHalves, int kPart, int kCount>
+[[gnu::always_inline]] inline void dot_group(const uint8_t* stored, const Quantized<V, A>* x, int64_t unit,
+                                             const typename V::F (&scale)[kCount][1 + kHalves],
+                                             typename V::F (&sum)[kCount]) {
+  using Q = Quantized<V, A>;
+  constexpr int64_t kAt = kPart * Q::kGroup * Q::kUnitBytes;
+  typename V::B codes[Q::kParts];
+  V::template order<kBits, A>(stored, codes);
   for (int t = 0; t < kCount; ++t) {
-    sum[t] = V::zero();
-    for (int64_t u = 0; u < row.units; u += V::kLanes)
-      for (int half = 0; half < 2; ++half)
-        sum[t] = V::fma(V::load(row.shifts[kHalves * half] + u), V::load(x[t].sums[half] + first + u), sum[t]);
+    const uint8_t* values = x[t].codes + unit * Q::kUnitBytes + kAt;
+    auto part = V::izero();
+    for (int p = 0; p < Q::kParts; ++p)
+      part = V::template dot<kBits, A>(part, codes[p], V::load_bytes(values + p * 4 * V::kLanes));
+    auto factor = V::template spread<kPart>(scale[t][0]);
+    if constexpr (kHalves) factor = V::late_half(factor, V::template spread<kPart>(scale[t][1]));
+    sum[t] = V::fma(V::to_float(part), factor, sum[t]);
   }
-  for (int64_t u = 0; u < row.units; u += kGroup) {
-    typename V::B codes[kVectors];
-    V::template order<kBits, A>(row.template group<kBits>(u), codes);
-    for (int t = 0; t < kCount; ++t) {
-      const A* values = x[t].codes + (first + u) * kUnit;
-      const float* scales = x[t].scales + first + u;
-      auto part = V::izero();
-      for (int v = 0; v < kVectors; ++v) {
-        if (kHalves && v == kVectors / 2) {
-          sum[t] = V::fma(V::to_float(part), V::spread(row.scales[0] + u, scales), sum[t]);
-          part = V::izero();
-        }
-        part = V::template dot<kBits, A>(part, codes[v], V::load_bytes(values + v * 4 * V::kLanes / sizeof(A)));
-      }
-      sum[t] = V::fma(V::to_float(part), V::spread(row.scales[kHalves] + u, scales), sum[t]);
-    }
+}
+
+// The same for the first kGroups groups of a row's units from `unit` on, of which `units` are left.
+template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
+[[gnu::always_inline]] inline void dot_units(const Matrix& m, int64_t n, int64_t unit, int64_t units,
+                                             const uint8_t* stored, const Quantized<V, A>* x,
+                                             typename V::F (&sum)[kCount]) {
+  constexpr int64_t kBytes = V::kLanes / 4 * kUnit * kBits / 8;  // of a group's codes
+  const Scales<V, kHalves> weights(m, n, unit, units, kBits == 8 ? V::template kOffset8<A> : 0);
+  typename V::F scale[kCount][1 + kHalves];
+  for (int t = 0; t < kCount; ++t) {
+    const auto factor = V::load(x[t].scales + unit);
+    for (int half = 0; half <= kHalves; ++half) scale[t][half] = V::mul(weights.scale[half], factor);
+    sum[t] = V::fma(weights.shift[0], V::load(x[t].sums + unit), sum[t]);
+    if constexpr (kHalves)
+      sum[t] = V::fma(V::sub(weights.shift[1], weights.shift[0]), V::load(x[t].late_sums + unit), sum[t]);
   }
+  for (int64_t i = 0; i < kGroups * kBytes; i += 64) __builtin_prefetch(stored + kAhead + i);
+  dot_group<V, A, kBits, kHalves, 0, kCount>(stored, x, unit, scale, sum);
+  if constexpr (kGroups > 1) dot_group<V, A, kBits, kHalves, 1, kCount>(stored + kBytes, x, unit, scale, sum);
+  if constexpr (kGroups > 2) dot_group<V, A, kBits, kHalves, 2, kCount>(stored + 2 * kBytes, x, unit, scale, sum);
+  if constexpr (kGroups > 3) dot_group<V, A, kBits, kHalves, 3, kCount>(stored + 3 * kBytes, x, unit, scale, sum);
+}
+
+// The same for fewer than kLanes units, the row's last ones.
+template <class V, class A, int kBits, bool kHalves, int kCount>
+void dot_last(const Matrix& m, int64_t n, int64_t unit, const Quantized<V, A>* x, typename V::F (&sum)[kCount]) {
+  constexpr int64_t kGroup = V::kLanes / 4;
+  const int64_t weights = m.columns - unit * kUnit, units = (weights + kUnit - 1) / kUnit;
+  const uint8_t* stored = m.row(n) + unit * kUnit * kBits / 8;
+  uint8_t padded[4 * kGroup * kUnit * kBits / 8];
+  if (weights % (kGroup * kUnit)) {  // zeros after the codes that are there
+    memset(padded, 0, sizeof padded);
+    stored = static_cast<const uint8_t*>(memcpy(padded, stored, static_cast<size_t>(weights * kBits / 8)));
+  }
+  switch ((units + kGroup - 1) / kGroup) {
+    case 1: return dot_units<V, A, kBits, kHalves, 1, kCount>(m, n, unit, units, stored, x, sum);
+    case 2: return dot_units<V, A, kBits, kHalves, 2, kCount>(m, n, unit, units, stored, x, sum);
+    case 3: return dot_units<V, A, kBits, kHalves, 3, kCount>(m, n, unit, units, stored, x, sum);
+    default: return dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, unit, units, stored, x, sum);
+  }
+}
+
+// out[t * stride] += row n . x[t] for kCount tokens, from unit `first` (a multiple of kLanes) to unit `end`.
+template <class V, class A, int kBits, bool kHalves, int kCount>
+void dot_row(const Matrix& m, int64_t n, int64_t first, int64_t end, const Quantized<V, A>* x, int64_t stride,
+             float* out) {
+  // Scales are a stream of their own, too thin for the hardware to fetch ahead.
+  const auto* scales = reinterpret_cast<const uint8_t*>(m.row_scales(n) + m.blocks(first * kUnit));
+  for (int64_t i = 0; i < m.blocks((end - first) * kUnit) * 2; i += 64) __builtin_prefetch(scales + kAheadScales + i);
+  typename V::F sum[kCount];
+  for (auto& s : sum) s = V::zero();
+  int64_t u = first;
+  for (; (u + V::kLanes) * kUnit <= m.columns && u < end; u += V::kLanes)
+    dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, u, V::kLanes, m.row(n) + u * kUnit * kBits / 8, x, sum);
+  if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, n, u, x, sum);
   for (int t = 0; t < kCount; ++t) out[t * stride] += V::sum(sum[t]);
 }
 
-// Tokens go kCount at a time, the rest fewer at a time.
+// Tokens go kCount at a time, the rest fewer at a time; as many columns at a time as stay near.
 template <class V, class A, int kBits, bool kHalves, int kCount>
 void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantized<V, A>* x, int64_t tokens,
                      float* out) {
-  Row<V, A> row;
+  constexpr int64_t kChunk = kNear / kCount / Quantized<V, A>::kUnitBytes;  // units, a multiple of 16
+  const int64_t units = (m.columns + kUnit - 1) / kUnit;
   for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * rows)
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t k = 0; k < m.columns; k += kChunk) {
-        row.template load<kBits>(m, first + r, k, smaller(kChunk, m.columns - k));
-        dot_quantized<V, A, kBits, kHalves, kCount>(row, k / kUnit, x, rows, out + r);
-      }
+    for (int64_t u = 0; u < units; u += kChunk)
+      for (int64_t r = 0; r < rows; ++r)
+        dot_row<V, A, kBits, kHalves, kCount>(m, first + r, u, smaller(u + kChunk, units), x, rows, out + r);
   if constexpr (kCount > 1) multiply_tokens<V, A, kBits, kHalves, kCount / 2>(m, first, rows, x, tokens, out);
 }
 
 template <class V, class A, int kBits>
 void multiply_codes(const Matrix& m, int64_t first, int64_t rows, const Quantized<V, A>* x, int64_t tokens,
                     float* out) {
-  constexpr int kTokens = smaller(V::kTokens, kNear / (kChunk * sizeof(A)));
-  const auto multiply = m.block < kUnit ? multiply_tokens<V, A, kBits, true, kTokens>
-                                        : multiply_tokens<V, A, kBits, false, kTokens>;
+  const auto multiply = m.block < kUnit ? multiply_tokens<V, A, kBits, true, V::kTokens>
+                                        : multiply_tokens<V, A, kBits, false, V::kTokens>;
   multiply(m, first, rows, x, tokens, out);
 }
 

@@ -3,16 +3,21 @@
 //   F, I, B            kLanes floats, as many int32, and the bytes or words that fill as much
 //   load(p) ...        kLanes values; with a count n the first n, the others zero, and nothing past them is read
 //   fma(a, b, c)       a * b + c
-//   spread(p, q)       p[u] * q[u] in lanes 4u to 4u + 3
-//   order<bits, A>     stored codes of kLanes / 4 units -> bytes (A = int8_t): the first 16 of each unit, then the last
-//                      16 of each; or words (A = int16_t): the first 8 of each unit, then the next 8 of each, ...
+//   spread<g>(f)       lanes g * kLanes / 4 and on of f, each four times
+//   late_half(a, b)    of each four lanes, the first two of a and the last two of b
+//   order<bits, A>     stored codes of kLanes / 4 units -> 2 * sizeof(A) vectors of A, dealt out: vector p holds codes p,
+//                      p + 2 * sizeof(A), ... of each unit, so that 4-bit codes need only masks and shifts
 //   dot<bits, A>       adds to each int32 of `a` the product of its four bytes (two words) of codes and activations
+//   load_pairs(p,a,b)  the even and the odd ones of 2 * kLanes floats
+//   times_power(p, n)  p * 2^n for the integer n in the low bits of n + 1.5 * 2^23
 //   kOffset8<A>        what `order` subtracts from codes of 8 bits
 //   kTokens            how many tokens' sums the registers hold
 //
 // Everything here is internal to the variant's object file: an inline function shared between files that are compiled
 // for different instruction sets could be linked in the form that this machine cannot run.
 #pragma once
+
+#include <type_traits>
 
 #include "gemm.h"
 #include "half.h"
@@ -24,22 +29,32 @@ using edgepress::kMaxTokens;
 using edgepress::kUnit;
 using edgepress::Matrix;
 
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t value, int64_t multiple) { return ceil_divide(value, multiple) * multiple; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
-// scale and scale * (offset - zero point) of `count` blocks of row n from block `first` on, zeros up to a full vector.
+// scale and scale * (offset - zero point) of row n, from the even block `first` on: kLanes blocks, zeros after `count`;
+// then the same of `count` blocks, zeros up to a full vector.
+template <class V>
+inline void read_scales(const Matrix& m, int64_t n, int64_t first, int64_t count, int offset, typename V::F& scale,
+                        typename V::F& shift) {
+  scale = V::load_half(m.row_scales(n) + first, count);
+  auto point = V::broadcast(static_cast<float>(1 << (m.bits - 1)));
+  if (m.zero_points) {
+    const uint8_t* points = m.row_zero_points(n);
+    point = m.bits == 8 ? V::codes8(points + first, count) : V::codes4(points + first / 2, count);
+  }
+  shift = V::mul(scale, V::sub(V::broadcast(static_cast<float>(offset)), point));
+}
+
 template <class V>
 void load_scales(const Matrix& m, int64_t n, int64_t first, int64_t count, int offset, float* scales, float* shifts) {
-  const uint8_t* points = m.zero_points ? m.row_zero_points(n) : nullptr;
-  const auto added = V::broadcast(static_cast<float>(offset));
-  auto point = V::broadcast(static_cast<float>(1 << (m.bits - 1)));
   for (int64_t b = 0; b < count; b += V::kLanes) {
-    const auto scale = V::load_half(m.row_scales(n) + first + b, count - b);
-    if (points) point = m.bits == 8 ? V::codes8(points + first + b, count - b)
-                                    : V::codes4(points + (first + b) / 2, count - b);
+    typename V::F scale, shift;
+    read_scales<V>(m, n, first + b, count - b, offset, scale, shift);
     V::store(scales + b, scale);
-    V::store(shifts + b, V::mul(scale, V::sub(added, point)));
+    V::store(shifts + b, shift);
   }
 }
 

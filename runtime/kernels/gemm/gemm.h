@@ -53,16 +53,23 @@ struct QuantizedKernels {
   // its padding defined, once all its values were given.
   void (*quantize)(const float* x, int64_t first, int64_t count, int64_t columns, uint8_t* row);
 
-  Multiply* multiply;  // x: quantized rows; a token's product does not depend on the tokens beside it
+  Multiply* multiply;  // x: quantized rows; how many tokens there are may decide in which order a product is summed
+};
 
-  // The same, faster for many tokens; how many there are decides in which order a product is summed.
-  Multiply* multiply_many;
+// The gated activations of OPS.md.
+enum class Gate { silu, gelu, gelu_tanh, swiglu_oai };
+struct Activation {
+  Gate gate;
+  float alpha, limit;  // of swiglu_oai
 };
 
 struct Kernels {
   const char* name;
   Multiply* multiply;  // x: float [columns]; any weights
   QuantizedKernels int8, int16;
+
+  // out[i] = the activation of gate pairs[2 * i] and up pairs[2 * i + 1].
+  void (*activate)(const Activation& activation, const float* pairs, int64_t count, float* out);
 };
 
 }  // namespace edgepress

@@ -53,11 +53,28 @@ struct Neon {
   static F codes8(const uint8_t* p, int64_t count) { return codes8(count < kLanes ? First(p, count).values : p); }
   static void store(float* p, F f) { vst1q_f32(p, f); }
 
+  static void load_pairs(const float* p, F& even, F& odd) {
+    const float32x4x2_t pairs = vld2q_f32(p);
+    even = pairs.val[0];
+    odd = pairs.val[1];
+  }
+
+  static F add(F a, F b) { return vaddq_f32(a, b); }
+  static F div(F a, F b) { return vdivq_f32(a, b); }
+  static F min(F a, F b) { return vminq_f32(a, b); }
+  static F max(F a, F b) { return vmaxq_f32(a, b); }
+  static F times_power(F p, F n) {
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), vshlq_n_s32(vreinterpretq_s32_f32(n), 23)));
+  }
   static F mul(F a, F b) { return vmulq_f32(a, b); }
   static F sub(F a, F b) { return vsubq_f32(a, b); }
   static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static F to_float(I a) { return vcvtq_f32_s32(a); }
-  static F spread(const float* p, const float* q) { return vdupq_n_f32(*p * *q); }
+  template <int kPart>
+  static F spread(F f) {
+    return vdupq_laneq_f32(f, kPart);
+  }
+  static F late_half(F a, F b) { return vcombine_f32(vget_low_f32(a), vget_high_f32(b)); }
   static float sum(F f) { return vaddvq_f32(f); }
 
   static B load_bytes(const void* p) { return vld1q_s8(static_cast<const int8_t*>(p)); }
@@ -67,22 +84,29 @@ struct Neon {
   }
   template <int kBits, class A>
   static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
-    uint8x16_t halves[2];
-    if (kBits == 4) {
-      const uint8x16_t packed = vld1q_u8(from), even = vandq_u8(packed, vdupq_n_u8(15)), odd = vshrq_n_u8(packed, 4);
-      halves[0] = vzip1q_u8(even, odd);
-      halves[1] = vzip2q_u8(even, odd);
+    const uint8x16_t a = vld1q_u8(from);
+    if constexpr (kBits == 4 && sizeof(A) == 1) {
+      codes[0] = vreinterpretq_s8_u8(vandq_u8(a, vdupq_n_u8(15)));
+      codes[1] = vreinterpretq_s8_u8(vshrq_n_u8(a, 4));
+    } else if constexpr (kBits == 4) {
+      const uint16x8_t words = vreinterpretq_u16_u8(a), low = vdupq_n_u16(15);
+      codes[0] = vreinterpretq_s8_u16(vandq_u16(words, low));
+      codes[1] = vreinterpretq_s8_u16(vandq_u16(vshrq_n_u16(words, 4), low));
+      codes[2] = vreinterpretq_s8_u16(vandq_u16(vshrq_n_u16(words, 8), low));
+      codes[3] = vreinterpretq_s8_u16(vshrq_n_u16(words, 12));
     } else {
-      halves[0] = vld1q_u8(from);
-      halves[1] = vld1q_u8(from + 16);
-    }
-    for (int half = 0; half < 2; ++half)
+      const uint8x16_t b = vld1q_u8(from + 16), even = vuzp1q_u8(a, b), odd = vuzp2q_u8(a, b);
       if constexpr (sizeof(A) == 1) {
-        codes[half] = vreinterpretq_s8_u8(halves[half]);
+        codes[0] = vreinterpretq_s8_u8(even);
+        codes[1] = vreinterpretq_s8_u8(odd);
       } else {
-        codes[2 * half] = vreinterpretq_s8_u16(vmovl_u8(vget_low_u8(halves[half])));
-        codes[2 * half + 1] = vreinterpretq_s8_u16(vmovl_high_u8(halves[half]));
+        const uint16x8_t evens = vreinterpretq_u16_u8(even), odds = vreinterpretq_u16_u8(odd), low = vdupq_n_u16(255);
+        codes[0] = vreinterpretq_s8_u16(vandq_u16(evens, low));
+        codes[1] = vreinterpretq_s8_u16(vandq_u16(odds, low));
+        codes[2] = vreinterpretq_s8_u16(vshrq_n_u16(evens, 8));
+        codes[3] = vreinterpretq_s8_u16(vshrq_n_u16(odds, 8));
       }
+    }
   }
 };
 

@@ -57,17 +57,32 @@ struct Portable {
   }
   static void store(float* p, F f) { memcpy(p, &f, sizeof f); }
 
+  static void load_pairs(const float* p, F& even, F& odd) {
+    for (int i = 0; i < kLanes; ++i) {
+      even[i] = p[2 * i];
+      odd[i] = p[2 * i + 1];
+    }
+  }
+
+  static F add(F a, F b) { return a + b; }
+  static F div(F a, F b) { return a / b; }
+  static F min(F a, F b) { return a < b ? a : b; }
+  static F max(F a, F b) { return a > b ? a : b; }
+  static F times_power(F p, F n) { return floats(bits(p) + (bits(n) << 23)); }
   static F mul(F a, F b) { return a * b; }
   static F sub(F a, F b) { return a - b; }
   static F fma(F a, F b, F c) { return a * b + c; }
   static F to_float(I a) { return __builtin_convertvector(a, F); }
-  static F spread(const float* p, const float* q) {
-    F f;
-    for (int u = 0; u < kLanes / 4; ++u) {
-      const Vector<float, 4> product = Vector<float, 4>{} + p[u] * q[u];
-      memcpy(reinterpret_cast<float*>(&f) + 4 * u, &product, sizeof product);
-    }
-    return f;
+  template <int kPart>
+  static F spread(F f) {
+    F spread;
+    for (int i = 0; i < kLanes; ++i) spread[i] = f[kPart * kLanes / 4 + i / 4];
+    return spread;
+  }
+  static F late_half(F a, F b) {
+    for (int i = 0; i < kLanes; ++i)
+      if (i % 4 >= 2) a[i] = b[i];
+    return a;
   }
   static float sum(F f) {
     for (int width = kLanes / 2; width > 0; width /= 2)
@@ -95,10 +110,17 @@ struct Portable {
   }
   template <int kBits, class A>
   static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
+    constexpr int kParts = 2 * sizeof(A), kCodes = kUnit / kParts;
+    using Stored = Vector<uint8_t, kUnit / 8 * kBits>;
+    // As many stored bits as kParts codes have.
+    using Packed = typename std::conditional<kParts * kBits == 8, uint8_t,
+                                             typename std::conditional<kParts * kBits == 16, uint16_t, uint32_t>::type>::type;
     for (int unit = 0; unit < kLanes / 4; ++unit) {
-      Vector<A, kUnit> ordered = __builtin_convertvector(unit_codes<kBits>(from, unit), Vector<A, kUnit>);
-      for (size_t v = 0; v < 2 * sizeof(A); ++v)
-        memcpy(reinterpret_cast<uint8_t*>(&codes[v]) + unit * 16, reinterpret_cast<uint8_t*>(&ordered) + v * 16, 16);
+      const auto stored = (Vector<Packed, kCodes>)read<Stored>(from + unit * kUnit * kBits / 8);
+      for (int p = 0; p < kParts; ++p) {
+        const auto part = __builtin_convertvector(stored >> p * kBits & ((1 << kBits) - 1), Vector<A, kCodes>);
+        memcpy(reinterpret_cast<uint8_t*>(&codes[p]) + unit * 16, &part, sizeof part);
+      }
     }
   }
 
@@ -115,13 +137,6 @@ struct Portable {
     const Words first = (codes & 255) * ((values << 8) >> 8);
     const Words second = (Words)((Vector<uint16_t, 8>)codes >> 8) * (values >> 8);
     return even(first) + odd(first) + even(second) + odd(second);
-  }
-  template <int kBits>
-  static Vector<uint8_t, kUnit> unit_codes(const uint8_t* from, int unit) {
-    if (kBits == 8) return read<Vector<uint8_t, kUnit>>(from + unit * kUnit);
-    using Pairs = Vector<uint16_t, 16>;
-    const Pairs wide = __builtin_convertvector(read<Vector<uint8_t, 16>>(from + unit * 16), Pairs);
-    return (Vector<uint8_t, kUnit>)((wide | wide << 4) & 0x0f0f);  // the low nibble in the first byte
   }
   template <class T>
   static T read(const uint8_t* p) {

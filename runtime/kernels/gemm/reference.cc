@@ -86,12 +86,24 @@ void multiply_quantized(const Matrix& m, int64_t first, int64_t rows, const void
       out[t * rows + r] = dot_quantized(m, first + r, static_cast<const Unit<A>*>(x[t]));
 }
 
+double activate(const Activation& a, double g, double u) {
+  if (a.gate == Gate::gelu) return 0.5 * g * (1 + std::erf(g / std::sqrt(2.0))) * u;
+  if (a.gate == Gate::gelu_tanh) return 0.5 * g * (1 + std::tanh(std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) * u;
+  if (a.gate == Gate::silu) return g / (1 + std::exp(-g)) * u;
+  g = std::fmin(g, a.limit);
+  u = std::fmax(std::fmin(u, a.limit), -a.limit);
+  return (u + 1) * g / (1 + std::exp(-a.alpha * g));
+}
+
+void activate(const Activation& activation, const float* pairs, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(activate(activation, pairs[2 * i], pairs[2 * i + 1]));
+}
+
 template <class A>
-constexpr QuantizedKernels quantized{quantized_bytes<A>, quantize<A>, multiply_quantized<A>,
-                                       multiply_quantized<A>};
+constexpr QuantizedKernels quantized{quantized_bytes<A>, quantize<A>, multiply_quantized<A>};
 
 }  // namespace
 
-const Kernels kernels{"reference", multiply, quantized<int8_t>, quantized<int16_t>};
+const Kernels kernels{"reference", multiply, quantized<int8_t>, quantized<int16_t>, activate};
 
 }  // namespace edgepress::reference
