@@ -6,6 +6,11 @@
 #include "tile.h"
 
 namespace edgepress {
+namespace {
+
+constexpr int64_t kDownRows = 2 * kTileRows;  // of a task: all experts' rows, which it adds up
+
+}  // namespace
 
 Experts::Projection::Projection(const Node& node, std::string projection) : name(std::move(projection)) {
   const auto bits = node.integers((name + "_bits").c_str());
@@ -25,7 +30,7 @@ Experts::Experts(const Node& node)
     : kernels_(select_kernels()),
       gate_up_(node, "gate_up"),
       down_(node, "down"),
-      activation_(node),
+      activation_(activation(node)),
       block_(block_size(node)),
       biased_(node.flag("biased")),
       quantized_(quantized_kernels(node, kernels_)),
@@ -132,29 +137,29 @@ void Experts::compute(const Context& call) const {
   std::fill_n(y, tokens * hidden, 0.0f);
 
   const int64_t inner = weights.down[0].columns;
-  const auto quantized_bytes = [&](int64_t columns) { return quantized_ ? quantized_->bytes(columns) : 0; };
-  const int64_t inner_bytes = std::max<int64_t>(quantized_bytes(inner), inner * sizeof(float));
-  const Buffers buffers{x.as<float>(), Rows(tokens, quantized_bytes(hidden)),
+  const int64_t inner_bytes = std::max<int64_t>(quantized_ ? quantized_->bytes(inner) : 0, inner * sizeof(float));
+  const Buffers buffers{x.as<float>(), quantize_rows(call, quantized_, x.as<float>(), tokens, hidden),
                         Rows(static_cast<int64_t>(routes.order.size()), inner_bytes)};
-  for (int64_t t = 0; quantized_ && t < tokens; ++t)
-    quantized_->quantize(buffers.x + t * hidden, 0, hidden, hidden, buffers.quantized_x[t]);
-
-  const int64_t per_group = tiles(2 * inner, kTileRows);
+  const int64_t per_group = tiles(2 * inner, kTaskRows);
   call.parallel(routes.groups() * per_group, [&](int64_t task) {
-    gate_up_tile(weights, routes, buffers, task / per_group, task % per_group);
+    const int64_t first = task % per_group * kTaskRows, end = std::min(2 * inner, first + kTaskRows);
+    for (int64_t row = first; row < end; row += kTileRows)
+      gate_up_tile(weights, routes, buffers, task / per_group, row, std::min(kTileRows, end - row));
   });
   if (routes.groups())
-    call.parallel(tiles(hidden, kTileRows), [&](int64_t tile) { down_tile(weights, routes, buffers, tile, y); });
+    call.parallel(tiles(hidden, kDownRows), [&](int64_t task) {
+      const int64_t first = task * kDownRows;
+      down_rows(weights, routes, buffers, first, std::min(kDownRows, hidden - first), y);
+    });
   weights.loan.check();
 }
 
-// hidden[route][tile] = activation(gate, up), in the form that the expert's down matrix multiplies.
+// hidden[route][rows] = activation(gate, up), in the form that the expert's down matrix multiplies.
 void Experts::gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group,
-                           int64_t tile) const {
+                           int64_t first, int64_t count) const {
   weights.loan.await(2 * group);
   const int64_t expert = routes.expert[group];
   const Matrix &gate_up = weights.gate_up[expert], &down = weights.down[expert];
-  const int64_t first = tile * kTileRows, count = std::min(kTileRows, gate_up.rows - first);
   const float* bias = weights.gate_up_bias ? weights.gate_up_bias + expert * gate_up.rows + first : nullptr;
   const bool quantized = quantizes(gate_up);
   Tile products;
@@ -167,10 +172,10 @@ void Experts::gate_up_tile(const Weights& weights, const Routes& routes, const B
     }
     multiply(gate_up)(gate_up, first, count, x, some, products.values);
     for (int64_t j = 0; j < some; ++j) {
-      const float* product = products.values + j * count;
+      float* product = products.values + j * count;
+      for (int64_t r = 0; bias && r < count; ++r) product[r] += bias[r];
       float gated[kTileRows / 2];
-      for (int64_t r = 0; r < count; r += 2)
-        gated[r / 2] = activation_(product[r] + (bias ? bias[r] : 0), product[r + 1] + (bias ? bias[r + 1] : 0));
+      kernels_.activate(activation_, product, count / 2, gated);
       uint8_t* row = buffers.hidden[i + j];
       if (quantizes(down))
         quantized_->quantize(gated, first / 2, count / 2, down.columns, row);
@@ -180,27 +185,34 @@ void Experts::gate_up_tile(const Weights& weights, const Routes& routes, const B
   }
 }
 
-// y[token][tile] += weight * (down(hidden) + bias) over all routes, in the order of their experts.
-void Experts::down_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t tile,
-                        float* y) const {
-  const int64_t hidden = weights.down[0].rows, first = tile * kTileRows, count = std::min(kTileRows, hidden - first);
-  Tile products;
-  const void* x[kMaxTokens];
+// y[token][rows] += weight * (down(hidden) + bias) over all routes, in the order of their experts.
+void Experts::down_rows(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t first,
+                        int64_t count, float* y) const {
   for (int64_t group = 0; group < routes.groups(); ++group) {
     weights.loan.await(2 * group + 1);
-    const int64_t expert = routes.expert[group];
-    const Matrix& down = weights.down[expert];
-    const float* bias = weights.down_bias ? weights.down_bias + expert * hidden + first : nullptr;
-    for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kMaxTokens) {
-      const int64_t some = std::min(kMaxTokens, routes.start[group + 1] - i);
-      for (int64_t j = 0; j < some; ++j) x[j] = buffers.hidden[i + j];
-      multiply(down)(down, first, count, x, some, products.values);
-      for (int64_t j = 0; j < some; ++j) {
-        const float weight = routes.weights[routes.order[i + j]];
-        float* out = y + routes.token(i + j) * hidden + first;
-        for (int64_t r = 0; r < count; ++r)
-          out[r] += weight * (products.values[j * count + r] + (bias ? bias[r] : 0));
-      }
+    Matrix down = weights.down[routes.expert[group]];
+    for (int64_t row = first; row < first + count; row += kTileRows) {
+      const int64_t some = std::min(kTileRows, first + count - row);
+      if (row + some == first + count && group + 1 < routes.groups())
+        down.then = weights.down[routes.expert[group + 1]].row(first);
+      down_tile(down, weights.down_bias, routes, buffers, group, row, some, y);
+    }
+  }
+}
+
+void Experts::down_tile(const Matrix& down, const float* biases, const Routes& routes, const Buffers& buffers,
+                        int64_t group, int64_t first, int64_t count, float* y) const {
+  const float* bias = biases ? biases + routes.expert[group] * down.rows + first : nullptr;
+  Tile products;
+  const void* x[kMaxTokens];
+  for (int64_t i = routes.start[group]; i < routes.start[group + 1]; i += kMaxTokens) {
+    const int64_t some = std::min(kMaxTokens, routes.start[group + 1] - i);
+    for (int64_t j = 0; j < some; ++j) x[j] = buffers.hidden[i + j];
+    multiply(down)(down, first, count, x, some, products.values);
+    for (int64_t j = 0; j < some; ++j) {
+      const float weight = routes.weights[routes.order[i + j]];
+      float* out = y + routes.token(i + j) * down.rows + first;
+      for (int64_t r = 0; r < count; ++r) out[r] += weight * (products.values[j * count + r] + (bias ? bias[r] : 0));
     }
   }
 }

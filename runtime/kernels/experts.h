@@ -37,11 +37,14 @@ class Experts {
   Routes group(const Tensor& weights, const Tensor& experts) const;
   bool quantizes(const Matrix& matrix) const { return quantized_ && matrix.quantized(); }
   Multiply* multiply(const Matrix& matrix) const {
-    return quantizes(matrix) ? quantized_->multiply_many : kernels_.multiply;
+    return quantizes(matrix) ? quantized_->multiply : kernels_.multiply;
   }
-  void gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group,
-                    int64_t tile) const;
-  void down_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t tile, float* y) const;
+  void gate_up_tile(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t group, int64_t first,
+                    int64_t count) const;
+  void down_rows(const Weights& weights, const Routes& routes, const Buffers& buffers, int64_t first, int64_t count,
+                 float* y) const;
+  void down_tile(const Matrix& down, const float* biases, const Routes& routes, const Buffers& buffers, int64_t group,
+                 int64_t first, int64_t count, float* y) const;
 
   const Kernels& kernels_;
   Projection gate_up_, down_;

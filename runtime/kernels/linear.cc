@@ -27,13 +27,10 @@ void Linear::compute(const Context& call) const {
   shape.back() = weights.rows;
   float* y = static_cast<float*>(call.output(0, shape));
   if (!element_count(shape)) return;  // without a look at the tokens: there may be any number of nothing
-  const Rows quantized(tokens, quantized_ ? quantized_->bytes(columns) : 0);
+  const Rows quantized = quantize_rows(call, quantized_, x.as<float>(), tokens, columns);
   std::vector<const void*> rows(static_cast<size_t>(tokens));
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float* row = x.as<float>() + t * columns;
-    if (quantized_) quantized_->quantize(row, 0, columns, columns, quantized[t]);
-    rows[t] = quantized_ ? static_cast<const void*>(quantized[t]) : row;
-  }
+  for (int64_t t = 0; t < tokens; ++t)
+    rows[t] = quantized_ ? static_cast<const void*>(quantized[t]) : x.as<float>() + t * columns;
 
   Multiply* const multiply = quantized_ ? quantized_->multiply : kernels_.multiply;
   const int64_t across = tiles(tokens, kMaxTokens);

@@ -142,8 +142,9 @@ void Context::parallel(int64_t count, const std::function<void(int64_t)>& task) 
   const auto call = [](void* data, size_t index) {
     (*static_cast<const std::function<void(int64_t)>*>(data))(static_cast<int64_t>(index));
   };
+  // One batch per task: threads take the next one when they are done, instead of equal shares in advance.
   if (count > 0)
-    check(api_.KernelContext_ParallelFor(&context_, call, static_cast<size_t>(count), 0,
+    check(api_.KernelContext_ParallelFor(&context_, call, static_cast<size_t>(count), static_cast<size_t>(count),
                                          const_cast<std::function<void(int64_t)>*>(&task)));
 }
 

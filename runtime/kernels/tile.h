@@ -6,10 +6,16 @@
 #include <memory>
 
 #include "gemm/gemm.h"
+#include "op.h"
 
 namespace edgepress {
 
 constexpr int64_t kTileRows = 64;  // a multiple of 64: 32 pairs of gate and up rows fill a unit of activations
+
+// A task takes several tiles of a matrix, one after the other: a tile fetches the next one while it computes.
+constexpr int64_t kTaskRows = 4 * kTileRows;
+
+constexpr int64_t kFewTokens = 8;  // fewer are quantized sooner than other threads are woken
 
 // Products of one tile, [tokens, rows]; small enough for a task's stack.
 struct Tile {
@@ -32,5 +38,17 @@ class Rows {
   std::unique_ptr<uint8_t[]> data_;
   uint8_t* first_;
 };
+
+// The rows x [tokens, columns] as `kernels` multiply them; no rows if it is null.
+inline Rows quantize_rows(const Context& call, const QuantizedKernels* kernels, const float* x, int64_t tokens,
+                          int64_t columns) {
+  Rows rows(kernels ? tokens : 0, kernels ? kernels->bytes(columns) : 0);
+  const auto quantize = [&](int64_t t) { kernels->quantize(x + t * columns, 0, columns, columns, rows[t]); };
+  if (kernels && tokens < kFewTokens)
+    for (int64_t t = 0; t < tokens; ++t) quantize(t);
+  else if (kernels)
+    call.parallel(tokens, quantize);
+  return rows;
+}
 
 }  // namespace edgepress

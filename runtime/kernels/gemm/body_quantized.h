@@ -96,7 +96,10 @@ struct Scales {
 
   Scales(const Matrix& m, int64_t n, int64_t unit, int64_t units, int offset) {
     if constexpr (!kHalves)
-      if (m.block == kUnit) return read_scales<V>(m, n, unit, units, offset, scale[0], shift[0]);
+      if (m.block == kUnit) {
+        read_scales<V>(m, n, unit, units, offset, scale[0], shift[0]);
+        return;
+      }
     const int64_t base = m.blocks(unit * kUnit) / 2 * 2, end = smaller((unit + V::kLanes) * kUnit, m.columns);
     alignas(64) float scales[3 * V::kLanes], shifts[3 * V::kLanes], spread[2][V::kLanes];
     load_scales<V>(m, n, base, m.blocks(end + m.block - 1) - base, offset, scales, shifts);
@@ -132,11 +135,12 @@ template <class V, class A, int kBits, bool kHalves, int kPart, int kCount>
   }
 }
 
-// The same for the first kGroups groups of a row's units from `unit` on, of which `units` are left.
+// The same for the first kGroups groups of a row's units from `unit` on, of which `units` are left; fetches what lies at
+// `ahead`.
 template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
 [[gnu::always_inline]] inline void dot_units(const Matrix& m, int64_t n, int64_t unit, int64_t units,
-                                             const uint8_t* stored, const Quantized<V, A>* x,
-                                             typename V::F (&sum)[kCount]) {
+                                             const uint8_t* stored, const uint8_t* ahead,
+                                             const Quantized<V, A>* x, typename V::F (&sum)[kCount]) {
   constexpr int64_t kBytes = V::kLanes / 4 * kUnit * kBits / 8;  // of a group's codes
   const Scales<V, kHalves> weights(m, n, unit, units, kBits == 8 ? V::template kOffset8<A> : 0);
   typename V::F scale[kCount][1 + kHalves];
@@ -147,7 +151,7 @@ template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
     if constexpr (kHalves)
       sum[t] = V::fma(V::sub(weights.shift[1], weights.shift[0]), V::load(x[t].late_sums + unit), sum[t]);
   }
-  for (int64_t i = 0; i < kGroups * kBytes; i += 64) __builtin_prefetch(stored + kAhead + i);
+  for (int64_t i = 0; i < kGroups * kBytes; i += 64) __builtin_prefetch(ahead + i);
   dot_group<V, A, kBits, kHalves, 0, kCount>(stored, x, unit, scale, sum);
   if constexpr (kGroups > 1) dot_group<V, A, kBits, kHalves, 1, kCount>(stored + kBytes, x, unit, scale, sum);
   if constexpr (kGroups > 2) dot_group<V, A, kBits, kHalves, 2, kCount>(stored + 2 * kBytes, x, unit, scale, sum);
@@ -156,7 +160,8 @@ template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
 
 // The same for fewer than kLanes units, the row's last ones.
 template <class V, class A, int kBits, bool kHalves, int kCount>
-void dot_last(const Matrix& m, int64_t n, int64_t unit, const Quantized<V, A>* x, typename V::F (&sum)[kCount]) {
+void dot_last(const Matrix& m, int64_t n, int64_t unit, const uint8_t* ahead, const Quantized<V, A>* x,
+              typename V::F (&sum)[kCount]) {
   constexpr int64_t kGroup = V::kLanes / 4;
   const int64_t weights = m.columns - unit * kUnit, units = (weights + kUnit - 1) / kUnit;
   const uint8_t* stored = m.row(n) + unit * kUnit * kBits / 8;
@@ -166,26 +171,28 @@ void dot_last(const Matrix& m, int64_t n, int64_t unit, const Quantized<V, A>* x
     stored = static_cast<const uint8_t*>(memcpy(padded, stored, static_cast<size_t>(weights * kBits / 8)));
   }
   switch ((units + kGroup - 1) / kGroup) {
-    case 1: return dot_units<V, A, kBits, kHalves, 1, kCount>(m, n, unit, units, stored, x, sum);
-    case 2: return dot_units<V, A, kBits, kHalves, 2, kCount>(m, n, unit, units, stored, x, sum);
-    case 3: return dot_units<V, A, kBits, kHalves, 3, kCount>(m, n, unit, units, stored, x, sum);
-    default: return dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, unit, units, stored, x, sum);
+    case 1: return dot_units<V, A, kBits, kHalves, 1, kCount>(m, n, unit, units, stored, ahead, x, sum);
+    case 2: return dot_units<V, A, kBits, kHalves, 2, kCount>(m, n, unit, units, stored, ahead, x, sum);
+    case 3: return dot_units<V, A, kBits, kHalves, 3, kCount>(m, n, unit, units, stored, ahead, x, sum);
+    default: return dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, unit, units, stored, ahead, x, sum);
   }
 }
 
-// out[t * stride] += row n . x[t] for kCount tokens, from unit `first` (a multiple of kLanes) to unit `end`.
+// out[t * stride] += row n . x[t] for kCount tokens, from unit `first` (a multiple of kLanes) to unit `end`; fetches as
+// much of the row that lies at `ahead`.
 template <class V, class A, int kBits, bool kHalves, int kCount>
-void dot_row(const Matrix& m, int64_t n, int64_t first, int64_t end, const Quantized<V, A>* x, int64_t stride,
-             float* out) {
+void dot_row(const Matrix& m, int64_t n, int64_t first, int64_t end, const uint8_t* ahead, const Quantized<V, A>* x,
+             int64_t stride, float* out) {
   // Scales are a stream of their own, too thin for the hardware to fetch ahead.
   const auto* scales = reinterpret_cast<const uint8_t*>(m.row_scales(n) + m.blocks(first * kUnit));
   for (int64_t i = 0; i < m.blocks((end - first) * kUnit) * 2; i += 64) __builtin_prefetch(scales + kAheadScales + i);
   typename V::F sum[kCount];
   for (auto& s : sum) s = V::zero();
   int64_t u = first;
+  const auto at = [&] { return u * kUnit * kBits / 8; };
   for (; (u + V::kLanes) * kUnit <= m.columns && u < end; u += V::kLanes)
-    dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, u, V::kLanes, m.row(n) + u * kUnit * kBits / 8, x, sum);
-  if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, n, u, x, sum);
+    dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, u, V::kLanes, m.row(n) + at(), ahead + at(), x, sum);
+  if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, n, u, ahead + at(), x, sum);
   for (int t = 0; t < kCount; ++t) out[t * stride] += V::sum(sum[t]);
 }
 
@@ -195,10 +202,14 @@ void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantiz
                      float* out) {
   constexpr int64_t kChunk = kNear / kCount / Quantized<V, A>::kUnitBytes;  // units, a multiple of 16
   const int64_t units = (m.columns + kUnit - 1) / kUnit;
+  const int64_t ahead = ceil_divide(kAhead, m.row_bytes());  // rows
   for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * rows)
     for (int64_t u = 0; u < units; u += kChunk)
-      for (int64_t r = 0; r < rows; ++r)
-        dot_row<V, A, kBits, kHalves, kCount>(m, first + r, u, smaller(u + kChunk, units), x, rows, out + r);
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t row = r + ahead;
+        const uint8_t* next = m.then && row >= rows ? m.then + (row - rows) * m.row_bytes() : m.row(first + row);
+        dot_row<V, A, kBits, kHalves, kCount>(m, first + r, u, smaller(u + kChunk, units), next, x, rows, out + r);
+      }
   if constexpr (kCount > 1) multiply_tokens<V, A, kBits, kHalves, kCount / 2>(m, first, rows, x, tokens, out);
 }
 

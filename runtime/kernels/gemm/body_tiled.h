@@ -146,8 +146,8 @@ void multiply_tiles(const Matrix& m, int64_t first, int64_t rows, const Quantize
         weights.load_scales(m, first + r, last, m.blocks(unit * kUnit));
       weights.load_codes(m, first + r, last, unit, some);
       const int64_t unit_bytes = weights.kRows * kUnit * kBits / 8;
-      Ahead ahead{m.row(first + r + weights.kRows) + unit * unit_bytes,
-                  ceil_divide(unit_bytes, 64 * ceil_divide(tokens, V::kTileTokens))};
+      const uint8_t* next = m.then && r + weights.kRows >= rows ? m.then : m.row(first + r + weights.kRows);
+      Ahead ahead{next + unit * unit_bytes, ceil_divide(unit_bytes, 64 * ceil_divide(tokens, V::kTileTokens))};
       dot(weights, x, tokens, m, unit, some, rows - r, rows, out + r, ahead);
     }
 }

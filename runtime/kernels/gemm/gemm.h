@@ -17,6 +17,7 @@ struct Matrix {
   int bits;  // 4, 8 or 16
   int block;
   bool bfloat;  // 16-bit weights are bfloat16
+  const uint8_t* then = nullptr;  // the weights that are read after the rows of a call, if not the next rows: a hint
 
   // Inlined always: a copy shared between files compiled for different instruction sets might not run here.
   [[gnu::always_inline]] bool quantized() const { return bits < 16; }
