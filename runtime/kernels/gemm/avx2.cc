@@ -7,7 +7,7 @@ struct Avx2 : Avx {
   template <class A>  // signed codes: pairs of unsigned products would overflow 16 bits
   static constexpr int kOffset8 = sizeof(A) == 1 ? 128 : 0;
 
-  template <int kBits, class A>
+  template <int kBits, class A, bool kHalves = false>
   static I dot(I a, B w, B x) {
     if (sizeof(A) == 2) return _mm256_add_epi32(a, _mm256_madd_epi16(w, x));
     const B pairs = kBits == 4 ? _mm256_maddubs_epi16(w, x)

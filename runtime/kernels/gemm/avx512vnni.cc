@@ -71,7 +71,7 @@ struct Avx512 {
   static float sum(F f) { return _mm512_reduce_add_ps(f); }
 
   static B load_bytes(const void* p) { return _mm512_loadu_si512(p); }
-  template <int kBits, class A>
+  template <int kBits, class A, bool kHalves = false>
   static I dot(I a, B w, B x) {
     return sizeof(A) == 1 ? _mm512_dpbusd_epi32(a, w, x) : _mm512_dpwssd_epi32(a, w, x);
   }

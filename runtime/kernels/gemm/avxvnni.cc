@@ -7,7 +7,7 @@ struct AvxVnni : Avx {
   template <class A>
   static constexpr int kOffset8 = 0;
 
-  template <int kBits, class A>
+  template <int kBits, class A, bool kHalves = false>
   static I dot(I a, B w, B x) {
     return sizeof(A) == 1 ? _mm256_dpbusd_avx_epi32(a, w, x) : _mm256_dpwssd_avx_epi32(a, w, x);
   }

@@ -128,7 +128,7 @@ template <class V, class A, int kBits, bool kHalves, int kPart, int kCount>
     const uint8_t* values = x[t].codes + unit * Q::kUnitBytes + kAt;
     auto part = V::izero();
     for (int p = 0; p < Q::kParts; ++p)
-      part = V::template dot<kBits, A>(part, codes[p], V::load_bytes(values + p * 4 * V::kLanes));
+      part = V::template dot<kBits, A, kHalves>(part, codes[p], V::load_bytes(values + p * 4 * V::kLanes));
     auto factor = V::template spread<kPart>(scale[t][0]);
     if constexpr (kHalves) factor = V::late_half(factor, V::template spread<kPart>(scale[t][1]));
     sum[t] = V::fma(V::to_float(part), factor, sum[t]);

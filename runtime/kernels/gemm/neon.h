@@ -78,8 +78,11 @@ struct Neon {
   static float sum(F f) { return vaddvq_f32(f); }
 
   static B load_bytes(const void* p) { return vld1q_s8(static_cast<const int8_t*>(p)); }
+  template <bool kHalves>
   static I dot_words(I a, B w, B x) {
     const int16x8_t codes = vreinterpretq_s16_s8(w), values = vreinterpretq_s16_s8(x);
+    if constexpr (kHalves)
+      return vaddq_s32(a, vpaddq_s32(vmull_s16(vget_low_s16(codes), vget_low_s16(values)), vmull_high_s16(codes, values)));
     return vmlal_high_s16(vmlal_s16(a, vget_low_s16(codes), vget_low_s16(values)), codes, values);
   }
   template <int kBits, class A>

@@ -7,9 +7,9 @@ struct Dotprod : Neon {
   template <class A>
   static constexpr int kOffset8 = sizeof(A) == 1 ? 128 : 0;  // bytes of both factors are signed
 
-  template <int kBits, class A>
+  template <int kBits, class A, bool kHalves = false>
   static I dot(I a, B w, B x) {
-    if constexpr (sizeof(A) == 2) return dot_words(a, w, x);
+    if constexpr (sizeof(A) == 2) return dot_words<kHalves>(a, w, x);
     return vdotq_s32(a, w, x);
   }
   template <int kBits, class A>

@@ -7,9 +7,9 @@ struct I8mm : Neon {
   template <class A>
   static constexpr int kOffset8 = 0;
 
-  template <int kBits, class A>
+  template <int kBits, class A, bool kHalves = false>
   static I dot(I a, B w, B x) {
-    if constexpr (sizeof(A) == 2) return dot_words(a, w, x);
+    if constexpr (sizeof(A) == 2) return dot_words<kHalves>(a, w, x);
     return vusdotq_s32(a, vreinterpretq_u8_s8(w), x);
   }
 };

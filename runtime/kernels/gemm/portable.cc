@@ -95,7 +95,7 @@ struct Portable {
     memcpy(&b, p, sizeof b);
     return b;
   }
-  template <int kBits, class A>
+  template <int kBits, class A, bool kHalves = false>
   static I dot(I a, B w, B x) {
     for (int unit = 0; unit < kLanes / 4; ++unit) {
       Words codes, values;
