@@ -202,7 +202,7 @@ void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantiz
                      float* out) {
   constexpr int64_t kChunk = kNear / kCount / Quantized<V, A>::kUnitBytes;  // units, a multiple of 16
   const int64_t units = (m.columns + kUnit - 1) / kUnit;
-  const int64_t ahead = ceil_divide(kAhead, m.row_bytes());  // rows
+  const int64_t ahead = ceil_divide(kAhead, larger(m.row_bytes(), 1));  // rows
   for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * rows)
     for (int64_t u = 0; u < units; u += kChunk)
       for (int64_t r = 0; r < rows; ++r) {
