@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <functional>
 #include <utility>
@@ -30,13 +31,11 @@ struct Part {
   }
 };
 
-std::vector<Part> parts(const Matrix& m) {
-  if (!m.rows || !m.columns) return {};  // nor is there a file behind it
-  std::vector<Part> all{{m.weight, m.rows * m.row_bytes()}};
-  if (m.scales)
-    all.push_back({reinterpret_cast<const uint8_t*>(m.scales), m.rows * m.row_blocks() * int64_t{sizeof(uint16_t)}});
-  if (m.zero_points) all.push_back({m.zero_points, m.rows * m.zero_point_bytes()});
-  return all;
+// Weight, scales, zero points; those that a matrix lacks are of no bytes.
+std::array<Part, 3> parts(const Matrix& m) {
+  return {{{m.weight, m.rows * m.row_bytes()},
+           {reinterpret_cast<const uint8_t*>(m.scales), m.scales ? m.rows * m.row_blocks() * 2 : 0},
+           {m.zero_points, m.zero_points ? m.rows * m.zero_point_bytes() : 0}}};
 }
 
 int64_t room(const Matrix& matrix) {
@@ -46,16 +45,13 @@ int64_t room(const Matrix& matrix) {
 }
 
 Matrix placed(const Matrix& mapped, const uint8_t* memory) {
+  const auto [weight, scales, zero_points] = parts(mapped);
   Matrix matrix = mapped;
-  if (parts(mapped).empty()) return matrix;
-  std::vector<const uint8_t*> at;
-  for (const Part& part : parts(mapped)) {
-    at.push_back(memory + part.lead());
-    memory += part.room();
-  }
-  matrix.weight = at[0];
-  if (matrix.scales) matrix.scales = reinterpret_cast<const uint16_t*>(at[1]);
-  if (matrix.zero_points) matrix.zero_points = at[2];
+  matrix.weight = memory + weight.lead();
+  memory += weight.room();
+  if (scales.bytes) matrix.scales = reinterpret_cast<const uint16_t*>(memory + scales.lead());
+  memory += scales.room();
+  if (zero_points.bytes) matrix.zero_points = memory + zero_points.lead();
   return matrix;
 }
 
@@ -64,6 +60,7 @@ std::vector<Piece> pieces_of(const Matrix& matrix, MappedFiles& files) {
   std::vector<Piece> pieces;
   int64_t at = 0;
   for (const Part& part : parts(matrix)) {
+    if (!part.bytes) continue;
     const FilePlace place = files.find(part.data, part.bytes);
     const int64_t begin = place.offset - part.lead(), end = place.offset + part.bytes;
     for (int64_t from = begin; from < end; from += kPieceBytes) {
@@ -85,7 +82,6 @@ Residency::Residency(int64_t bound)
 
 Loan Residency::lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, const std::vector<int64_t>& experts,
                      int64_t k) {
-  require(gate_up, down, k);
   std::vector<Matrix*> wanted;
   for (const int64_t e : experts) wanted.insert(wanted.end(), {&gate_up[e], &down[e]});
   Loan loan(*this);
@@ -93,6 +89,7 @@ Loan Residency::lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, co
   std::vector<Piece> reads[2];  // of gate_up, of down
   {
     const std::lock_guard<std::mutex> lock(mutex_);
+    require(gate_up, down, k);
     for (size_t i = 0; i < wanted.size(); ++i) loan.held_[i] = find(*wanted[i]);  // before anything is dropped
     std::vector<std::vector<Piece>> missing(wanted.size());
     for (size_t i = 0; i < wanted.size(); ++i)
@@ -118,7 +115,9 @@ Loan Residency::lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, co
   return loan;
 }
 
-void Residency::require(const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k) const {
+void Residency::require(const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k) {
+  int64_t& known = required_[gate_up[0].weight];  // of a layer k never changes, save in hand-made calls
+  if (known == k) return;
   std::vector<int64_t> bytes(gate_up.size());
   for (size_t e = 0; e < bytes.size(); ++e) bytes[e] = room(gate_up[e]) + room(down[e]);
   std::sort(bytes.begin(), bytes.end(), std::greater<>());
@@ -127,6 +126,7 @@ void Residency::require(const std::vector<Matrix>& gate_up, const std::vector<Ma
   if (needed > bound_)
     throw Error("expert_memory cannot hold the " + std::to_string(k) + " experts of one token; give at least " +
                 std::to_string(needed) + " bytes");
+  known = k;
 }
 
 Residency::Resident* Residency::find(const Matrix& matrix) {
@@ -170,6 +170,7 @@ void Residency::drop(Used::iterator resident) {
 void Residency::read_ahead(const Matrix& matrix, std::vector<Mapped>& mapped) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   for (const Part& part : parts(matrix)) {
+    if (!part.bytes) continue;
     const auto lead = static_cast<int64_t>(reinterpret_cast<uintptr_t>(part.data) % page);
     FilePlace place = files_.find(part.data, part.bytes);
     place.offset -= lead;

@@ -47,7 +47,7 @@ class Residency {
     FilePlace place;
   };
 
-  void require(const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k) const;
+  void require(const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k);
   Resident* find(const Matrix& matrix);
   Resident* admit(const Matrix& matrix);
   bool drop_oldest();
@@ -64,6 +64,7 @@ class Residency {
   MappedFiles files_;
   Used used_;  // the latest first
   std::unordered_map<const uint8_t*, Used::iterator> known_;
+  std::unordered_map<const uint8_t*, int64_t> required_;  // a layer -> the k that the bound is known to have room for
   Readers readers_;  // last: its threads end before what they fill
 };
 
