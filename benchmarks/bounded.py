@@ -1,6 +1,7 @@
 """Decodes with a bound on the experts in memory, and prints as JSON how fast, and what was read from the disk.
 
-python -m benchmarks.bounded BUNDLE THREADS EXPERT_MEMORY TEXT FRESH, in a process of its own; 0 bytes are no bound.
+python -m benchmarks.bounded BUNDLE THREADS TEXT FRESH [EXPERT_MEMORY], in a process of its own; 0 is no bound, and by
+default the session finds one.
 """
 
 import json
@@ -12,7 +13,9 @@ from edgepress.bundle import open_bundle
 from edgepress.runtime.measure import Request, measure
 
 
-def bounded(bundle: str, threads: int, expert_memory: int, text: int, fresh: int) -> dict[str, list[float | None]]:
+def bounded(
+    bundle: str, threads: int, text: int, fresh: int, expert_memory: int | None = None
+) -> dict[str, list[float | None]]:
     """[tokens/s, bytes read per token] of decoding `text` tokens of one text, and `fresh` tokens of a text each.
 
     As many of each come before, and are not counted.
@@ -21,7 +24,7 @@ def bounded(bundle: str, threads: int, expert_memory: int, text: int, fresh: int
     texts = [(ids[:1], ids[1 : text + 1]), (ids[:1], ids[text : 2 * text])]
     singles = [([token], list[int]()) for token in ids[2 * text :]]
     runs = [*texts, *singles]
-    timings = measure(Request(bundle, runs, threads=threads, expert_memory=expert_memory or None)).timings
+    timings = measure(Request(bundle, runs, threads=threads, expert_memory=expert_memory)).timings
     last, alone = timings[1], timings[-fresh:]
     read = [t.prefill_read_bytes for t in alone]
     known = [r for r in read if r is not None]
@@ -32,4 +35,4 @@ def bounded(bundle: str, threads: int, expert_memory: int, text: int, fresh: int
 
 
 if __name__ == "__main__":
-    print(json.dumps(bounded(sys.argv[1], *map(int, sys.argv[2:6]))))
+    print(json.dumps(bounded(sys.argv[1], *map(int, sys.argv[2:]))))

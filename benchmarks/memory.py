@@ -22,7 +22,6 @@ from edgepress.bundle import DATA
 from edgepress.progress import Track, silent
 
 SHARE = 0.5  # of the file that fits
-RESERVE = 150_000_000  # for the interpreter, ONNX Runtime, keys and values
 TEXT, FRESH = 32, 16  # tokens
 
 ONE_TEXT, FRESH_TEXTS = f"decode, {TEXT} tokens of a text", f"decode, {FRESH} fresh texts"
@@ -42,19 +41,17 @@ def measure_memory(output: Path, entrants: Entrants, rounds: int, threads: int, 
         RuntimeFailure: no memory limit can be set here (see `obstacle`), or an engine fails.
     """
     turns: dict[str, Callable[[], Values]] = {}
-    dense = entrants.cost.data_bytes - entrants.cost.stored["experts"]
     for name, bundle in entrants.bundles.items():
-        bound = int(SHARE * (bundle / DATA).stat().st_size) - dense - RESERVE
-        turns[f"{OURS}, {name}, bounded"] = partial(our_turn, bundle, threads, bound)
-        turns[f"{OURS}, {name}, page cache"] = partial(our_turn, bundle, threads, 0)
+        turns[f"{OURS}, {name}"] = partial(our_turn, bundle, threads)
+        turns[f"{OURS}, {name}, unbounded"] = partial(our_turn, bundle, threads, "0")
     for kind, gguf in entrants.ggufs.items():
         turns[f"llama.cpp {kind}, mmap"] = partial(llama_turn, entrants.llama_bench, gguf, threads)
     done = run_rounds(output / f"memory-{threads}-threads.json", turns, rounds, track=track)
     return make_table(f"Half of it fits in memory, {threads} threads", done, QUANTITIES)
 
 
-def our_turn(bundle: Path, threads: int, bound: int) -> Values:
-    command = [sys.executable, "-m", "benchmarks.bounded", bundle, *map(str, (threads, bound, TEXT, FRESH))]
+def our_turn(bundle: Path, threads: int, *bound: str) -> Values:
+    command = [sys.executable, "-m", "benchmarks.bounded", bundle, *map(str, (threads, TEXT, FRESH)), *bound]
     found = json.loads(_limited(bundle / DATA, command))
     values = {ONE_TEXT: found["text"][0], FRESH_TEXTS: found["fresh"][0]}
     read = {READ_TEXT: found["text"][1], READ_FRESH: found["fresh"][1]}

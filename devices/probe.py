@@ -12,6 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from edgepress.devices.profile import Fact, Kind, Profile
+from edgepress.machine import memory
+from edgepress.machine import read as _read
 
 T = TypeVar("T")
 
@@ -47,13 +49,6 @@ def _fact(value: T | None, unit: str, source: str, kind: Kind = "measured") -> F
     return None if value is None else Fact(value, unit, kind, source, date.today().isoformat())
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _cpuinfo(root: Path, *keys: str) -> str | None:
     """The value of the first line of /proc/cpuinfo that has one of the keys."""
     for line in _read(root / "proc/cpuinfo").splitlines():
@@ -86,28 +81,6 @@ def usable_cores(root: Path) -> int:
     if quota.isdigit() and period.isdigit():
         cores = min(cores, round(int(quota) / int(period)))
     return max(cores, 1)
-
-
-def memory(root: Path) -> tuple[int | None, int | None]:
-    """(total, available) bytes: the machine's, or the cgroup's where that is less."""
-    rows = dict(line.split(":", 1) for line in _read(root / "proc/meminfo").splitlines() if ":" in line)
-    if "MemTotal" not in rows or "MemAvailable" not in rows:
-        return None, None
-    total, available = (int(rows[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    limit, used = _cgroup_memory(root)
-    if limit is None or limit >= total:
-        return total, available
-    return limit, min(available, limit - used)
-
-
-def _cgroup_memory(root: Path) -> tuple[int | None, int]:
-    group = root / "sys/fs/cgroup"
-    for limit, usage in (("memory.max", "memory.current"),
-                         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):  # fmt: skip
-        text = _read(group / limit).strip()
-        if text.isdigit():
-            return int(text), int(_read(group / usage).strip() or 0)
-    return None, 0
 
 
 def _buffer_bytes(root: Path, available: int | None) -> int:

@@ -72,6 +72,11 @@ def bank_path(spec: ModelSpec, layer: int, projection: str, chosen: Format) -> s
     return f"{experts_path(spec, layer)}.{projection}_proj.{chosen.name}"
 
 
+def is_bank(name: str) -> bool:
+    """Whether a stored tensor belongs to a bank of experts."""
+    return re.search(r"\.(gate_up|down)_proj\.[^.]+\.\w+$", name) is not None
+
+
 def banks(plan: Plan, layer: int, projection: str) -> list[Bank]:
     """The banks of one layer and projection, narrow widths first."""
     members = defaultdict(list)

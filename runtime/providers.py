@@ -48,6 +48,11 @@ def choose_provider(bundle: Bundle, wanted: str | None) -> str:
     return provider
 
 
+def runs_library(bundle: Bundle, provider: str, native: bool) -> bool:
+    """Whether the native library serves a session: see open_model."""
+    return native and provider == "cpu" and bundle.manifest.provider == "cpu"
+
+
 def open_model(
     bundle: Bundle, provider: str, *, threads: int | None, native: bool, expert_memory: int | None = None
 ) -> Any:
@@ -66,7 +71,7 @@ def open_model(
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = threads or 0
-    native = native and provider == "cpu" and bundle.manifest.provider == "cpu"
+    native = runs_library(bundle, provider, native)
     if expert_memory is not None:
         if not native or expert_memory < 1:
             raise InputError(

@@ -11,6 +11,7 @@ import numpy as np
 from edgepress.bundle import Bundle, open_bundle
 from edgepress.errors import BundleError, InputError
 from edgepress.runtime import providers
+from edgepress.runtime.room import fitting_experts
 
 _INPUTS = ("input_ids", "attention_mask", "logits_to_keep")
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -28,6 +29,7 @@ class Session:
         provider: "cpu" or "cuda".
         load_s: seconds from the call to a session that is ready.
         vocab_size, context: of the model, in tokens.
+        expert_memory: bytes that bound the experts in memory, or None.
         max_length: tokens that the key/value buffer holds per sequence.
         kv_bytes_per_token: bytes of that buffer per token.
         batch: number of sequences.
@@ -54,7 +56,8 @@ class Session:
             max_length: the model's context by default; less saves memory.
             verify: check the hash of every file first.
             expert_memory: bytes of experts that may be in memory; others are read from the disk when a token needs
-                them. At least the experts of one token. By default all may, and the system's page cache decides.
+                them. At least the experts of one token. By default all may if the bundle fits in the memory that is
+                available now, else as many as leave room for the rest of it. 0: the system's page cache decides.
 
         Raises:
             BundleError: the bundle is damaged or unsafe.
@@ -78,8 +81,11 @@ class Session:
             )
         self.provider = providers.choose_provider(opened, provider)
         self.path = opened.path
+        if expert_memory is None and providers.runs_library(opened, self.provider, native):
+            expert_memory = fitting_experts(opened)
+        self.expert_memory = expert_memory or None
         self._session = providers.open_model(
-            opened, self.provider, threads=threads, native=native, expert_memory=expert_memory
+            opened, self.provider, threads=threads, native=native, expert_memory=self.expert_memory
         )
         self._pasts = _past_inputs(self._session, opened)
         self._lengths = np.zeros(batch, np.int64)

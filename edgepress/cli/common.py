@@ -29,15 +29,18 @@ console = Console(stderr=True)
 ExpertMemory = Annotated[
     str | None,
     typer.Option(
-        help="Experts in memory, such as 2GB; others are read when chosen. By default all may.", show_default=False
+        help="Experts in memory, such as 2GB; others are read when chosen. By default what fits; 0: no bound.",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def expert_bytes(expert_memory: str | None) -> int | None:
-    """What --expert-memory says, in bytes."""
-    return None if expert_memory is None else parse_size(expert_memory)
+    """What --expert-memory says, in bytes; None leaves it to the session."""
+    if expert_memory is None:
+        return None
+    return 0 if expert_memory.strip() == "0" else parse_size(expert_memory)
 
 
 def print_json(value: Any) -> None:

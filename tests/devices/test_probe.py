@@ -48,6 +48,21 @@ def test_memory_of_a_machine_without_limit(tmp_path: Path) -> None:
 def test_memory_of_a_container(tmp_path: Path, limit: str, usage: str) -> None:
     group = {f"sys/fs/cgroup/{limit}": "1000000000\n", f"sys/fs/cgroup/{usage}": "400000000\n"}
     assert memory(machine(tmp_path, {"proc/meminfo": MEMINFO, **group})) == (10**9, 6 * 10**8)
+    cached = {f"sys/fs/cgroup/{limit.rpartition('/')[0]}/memory.stat": "file 300000000\ntotal_cache 300000000\n"}
+    assert memory(machine(tmp_path, cached)) == (10**9, 9 * 10**8)
+
+
+@pytest.mark.parametrize(
+    ("line", "limit"),
+    [("0::/mine/too\n", "mine/too/memory.max"), ("5:cpu,memory:/mine\n", "memory/mine/memory.limit_in_bytes")],
+)
+def test_memory_of_the_group_that_this_process_is_in(tmp_path: Path, line: str, limit: str) -> None:
+    files = {
+        "proc/meminfo": MEMINFO,
+        "proc/self/cgroup": f"7:cpuset:/other\n{line}",
+        f"sys/fs/cgroup/{limit}": "5000\n",
+    }
+    assert memory(machine(tmp_path, files)) == (5000, 5000)
 
 
 @pytest.mark.parametrize(
