@@ -6,7 +6,7 @@
 namespace {
 
 constexpr int64_t kNear = 32768;   // bytes of activations that stay in the first cache while rows of weights pass
-constexpr int64_t kAhead = 4096, kAheadScales = 512;  // bytes of a matrix that are fetched before they are used
+constexpr int64_t kAhead = 4096;  // bytes of a matrix that are fetched before they are used
 
 // A row of activations: the codes in V's order; per unit scale, scale * (sum of codes), the same of the unit's second
 // half, and -8 and -128 times the sum of codes, which are what symmetric zero points of 4 and 8 bits take away.
@@ -183,9 +183,6 @@ void dot_last(const Matrix& m, int64_t n, int64_t unit, const uint8_t* ahead, co
 template <class V, class A, int kBits, bool kHalves, int kCount>
 void dot_row(const Matrix& m, int64_t n, int64_t first, int64_t end, const uint8_t* ahead, const Quantized<V, A>* x,
              int64_t stride, float* out) {
-  // Scales are a stream of their own, too thin for the hardware to fetch ahead.
-  const auto* scales = reinterpret_cast<const uint8_t*>(m.row_scales(n) + m.blocks(first * kUnit));
-  for (int64_t i = 0; i < m.blocks((end - first) * kUnit) * 2; i += 64) __builtin_prefetch(scales + kAheadScales + i);
   typename V::F sum[kCount];
   for (auto& s : sum) s = V::zero();
   int64_t u = first;
@@ -194,6 +191,12 @@ void dot_row(const Matrix& m, int64_t n, int64_t first, int64_t end, const uint8
     dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, u, V::kLanes, m.row(n) + at(), ahead + at(), x, sum);
   if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, n, u, ahead + at(), x, sum);
   for (int t = 0; t < kCount; ++t) out[t * stride] += V::sum(sum[t]);
+}
+
+// Fetches scales and zero points of row n: streams of their own, too thin for the hardware to fetch ahead.
+inline void fetch_scales(const Matrix& m, int64_t n, int64_t first, int64_t count) {
+  for (int64_t b = 0; b < count; b += 32) __builtin_prefetch(m.row_scales(n) + first + b);
+  if (m.zero_points) __builtin_prefetch(m.row_zero_points(n) + first * m.bits / 8);
 }
 
 // Tokens go kCount at a time, the rest fewer at a time; as many columns at a time as stay near.
@@ -207,6 +210,7 @@ void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantiz
     for (int64_t u = 0; u < units; u += kChunk)
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = r + ahead;
+        fetch_scales(m, first + row, m.blocks(u * kUnit), m.blocks((units - u) * kUnit));
         const uint8_t* next = m.then && row >= rows ? m.then + (row - rows) * m.row_bytes() : m.row(first + row);
         dot_row<V, A, kBits, kHalves, kCount>(m, first + r, u, smaller(u + kChunk, units), next, x, rows, out + r);
       }

@@ -38,7 +38,7 @@ struct TileWeights {
       for (int r = 0; r < V::kLanes; ++r) {
         const int64_t row = smaller(n + half * V::kLanes + r, last);
         read_scales<V>(m, row, first, count, kOffset, scale[r], shift[r]);
-        __builtin_prefetch(m.row_scales(row + kRows) + first);
+        fetch_scales(m, row + kRows, first, count);
       }
       V::transpose(scale);
       for (int64_t b = 0; b < count; ++b) V::store(scales[b] + half * V::kLanes, scale[b]);
