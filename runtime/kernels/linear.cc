@@ -33,9 +33,9 @@ void Linear::compute(const Context& call) const {
     rows[t] = quantized_ ? static_cast<const void*>(quantized[t]) : x.as<float>() + t * columns;
 
   Multiply* const multiply = quantized_ ? quantized_->multiply : kernels_.multiply;
-  const int64_t across = tiles(tokens, kMaxTokens);
-  call.parallel(tiles(weights.rows, kTileRows) * across, [&](int64_t task) {
-    const int64_t first = task / across * kTileRows, count = std::min(kTileRows, weights.rows - first);
+  const int64_t across = tiles(tokens, kMaxTokens), height = weights.rows > kFewRows ? kTileRows : kTileRows / 4;
+  call.parallel(tiles(weights.rows, height) * across, [&](int64_t task) {
+    const int64_t first = task / across * height, count = std::min(height, weights.rows - first);
     const int64_t t = task % across * kMaxTokens, some = std::min(kMaxTokens, tokens - t);
     Tile tile;
     multiply(weights, first, count, &rows[t], some, tile.values);

@@ -15,6 +15,8 @@ constexpr int64_t kTileRows = 64;  // a multiple of 64: 32 pairs of gate and up 
 // A task takes several tiles of a matrix, one after the other: a tile fetches the next one while it computes.
 constexpr int64_t kTaskRows = 4 * kTileRows;
 
+constexpr int64_t kFewRows = 4 * kTileRows;  // a matrix of no more is cut finer, so that all threads have a part
+
 constexpr int64_t kFewTokens = 8;  // fewer are quantized sooner than other threads are woken
 
 // Products of one tile, [tokens, rows]; small enough for a task's stack.

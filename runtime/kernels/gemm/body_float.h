@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int64_t kFloatChunk = 512;
+constexpr int64_t kFloatChunk = 512, kAheadHalves = 1024;
 
 template <class V, int kBits>
 void dequantize_codes(const uint8_t* from, const float* scales, const float* shifts, int64_t blocks, int64_t block,
@@ -69,10 +69,36 @@ void multiply_float_rows(const Matrix& m, int64_t first, int64_t rows, const voi
     }
 }
 
+// out[t * stride] = 16-bit row n . x[t], straight from where it is stored.
+template <class V, int kCount>
+void dot_half_row(const Matrix& m, int64_t n, const void* const* x, int64_t stride, float* out) {
+  const auto* row = reinterpret_cast<const uint16_t*>(m.row(n));
+  typename V::F sum[kCount][2];
+  for (auto& of_token : sum) of_token[0] = of_token[1] = V::zero();
+  for (int64_t k = 0; k < m.columns; k += 2 * V::kLanes)
+    for (int half = 0; half < 2; ++half) {
+      const int64_t at = k + half * V::kLanes, left = m.columns - at;
+      if (left <= 0) break;
+      __builtin_prefetch(row + at + kAheadHalves);
+      const auto weights = m.bfloat ? V::load_bfloat(row + at, left) : V::load_half(row + at, left);
+      for (int t = 0; t < kCount; ++t)
+        sum[t][half] = V::fma(weights, V::load(static_cast<const float*>(x[t]) + at, left), sum[t][half]);
+    }
+  for (int t = 0; t < kCount; ++t) out[t * stride] = V::sum(V::add(sum[t][0], sum[t][1]));
+}
+
+template <class V, int kCount>
+void multiply_half_rows(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens, float* out) {
+  for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * rows)
+    for (int64_t r = 0; r < rows; ++r) dot_half_row<V, kCount>(m, first + r, x, rows, out + r);
+  if constexpr (kCount > 1) multiply_half_rows<V, kCount / 2>(m, first, rows, x, tokens, out);
+}
+
 template <class V>
 void multiply(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens, float* out) {
-  memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
   // Few tokens: memory is the limit, and one row after the other is what the prefetcher follows best.
+  if (!m.quantized() && tokens < 4) return multiply_half_rows<V, 2>(m, first, rows, x, tokens, out);
+  memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
   const int64_t blocked = tokens < 4 ? 0 : rows / 4 * 4;
   multiply_float_rows<V, 4>(m, first, blocked, x, tokens, rows, out);
   multiply_float_rows<V, 1>(m, first + blocked, rows - blocked, x, tokens, rows, out + blocked);
