@@ -80,6 +80,10 @@ struct Avx {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
   }
 
+  template <class A>
+  static float set_codes(const float* values, uint8_t* to, int32_t* sum) {
+    return set_unit_codes<kLanes, A>(values, to, sum);
+  }
   static B load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const B*>(p)); }
   template <int kBits, class A>
   static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {

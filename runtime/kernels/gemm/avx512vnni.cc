@@ -78,6 +78,39 @@ struct Avx512 {
   static F late_half(F a, F b) { return _mm512_mask_blend_ps(0xcccc, a, b); }
   static float sum(F f) { return _mm512_reduce_add_ps(f); }
 
+  template <class A>
+  static float set_codes(const float* values, uint8_t* to, int32_t* sum) {
+    const F x[2] = {load(values), load(values + kLanes)};
+    const I magnitude = _mm512_set1_epi32(0x7fffffff);  // whose bits order floats and put NaN above all
+    const uint32_t largest = _mm512_reduce_max_epu32(_mm512_max_epu32(
+        _mm512_and_si512(_mm512_castps_si512(x[0]), magnitude), _mm512_and_si512(_mm512_castps_si512(x[1]), magnitude)));
+    const float scale = bits_to_float(largest) / kLargest<A>;
+    const bool usable = scale > 0 && scale * 0 == 0;  // neither all zero nor NaN or infinite
+    const F limit = broadcast(kLargest<A>), divisor = broadcast(usable ? scale : 1);
+    I rounded[2];
+    for (int half = 0; half < 2; ++half) {
+      const F q = _mm512_maskz_div_ps(usable ? 0xffff : 0, x[half], divisor);
+      rounded[half] = _mm512_cvtps_epi32(min(max(q, sub(zero(), limit)), limit));
+      sum[half] = _mm512_reduce_add_epi32(rounded[half]);
+    }
+    if constexpr (sizeof(A) == 1) {
+      const __m128i deal = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+      const __m128i early = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(rounded[0]), deal);
+      const __m128i late = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(rounded[1]), deal);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_unpacklo_epi64(early, late));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 64), _mm_unpackhi_epi64(early, late));
+    } else {
+      const I first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+      const I second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+      const __m256i parts[2] = {_mm512_cvtepi32_epi16(_mm512_permutex2var_epi32(rounded[0], first, rounded[1])),
+                                _mm512_cvtepi32_epi16(_mm512_permutex2var_epi32(rounded[0], second, rounded[1]))};
+      for (int p = 0; p < 2; ++p) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 128 * p), _mm256_castsi256_si128(parts[p]));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 128 * p + 64), _mm256_extracti128_si256(parts[p], 1));
+      }
+    }
+    return scale;
+  }
   static B load_bytes(const void* p) { return _mm512_loadu_si512(p); }
   template <int kBits, class A, bool kHalves = false>
   static I dot(I a, B w, B x) {

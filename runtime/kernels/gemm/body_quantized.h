@@ -8,6 +8,35 @@ namespace {
 constexpr int64_t kNear = 32768;   // bytes of activations that stay in the first cache while rows of weights pass
 constexpr int64_t kAhead = 4096;  // bytes of a matrix that are fetched before they are used
 
+// Rounds a unit to codes, dealt out from `to` on; their sums by half unit, and the scale.
+template <int kLanes, class A>
+float set_unit_codes(const float* values, uint8_t* to, int32_t* sum) {
+  constexpr int kParts = 2 * sizeof(A), kRun = kUnit / kParts;
+  uint32_t largest = 0;  // of the magnitudes' bits, which order floats and put NaN above all
+  for (int i = 0; i < kUnit; ++i) {
+    const uint32_t magnitude = float_to_bits(values[i]) & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const float scale = bits_to_float(largest) / kLargest<A>;
+  const bool usable = scale > 0 && scale * 0 == 0;  // neither all zero nor NaN or infinite
+  constexpr float kRound = 12582912;                // 1.5 * 2^23: adding it rounds to an integer, ties to even
+  int32_t rounded[kUnit];
+  for (int i = 0; i < kUnit; ++i) {
+    float q = usable ? values[i] / scale : 0;
+    q = q > kLargest<A> ? kLargest<A> : q < -kLargest<A> ? -kLargest<A> : q;
+    rounded[i] = static_cast<int32_t>(float_to_bits(q + kRound) - float_to_bits(kRound));
+  }
+  for (int half = 0; half < 2; ++half) {
+    sum[half] = 0;
+    for (int i = 0; i < 16; ++i) sum[half] += rounded[16 * half + i];
+  }
+  A* codes = reinterpret_cast<A*>(to);
+  for (int part = 0; part < kParts; ++part)
+    for (int i = 0; i < kRun; ++i)
+      codes[part * kLanes * 4 / static_cast<int>(sizeof(A)) + i] = static_cast<A>(rounded[i * kParts + part]);
+  return scale;
+}
+
 // A row of activations: the codes in V's order; per unit scale, scale * (sum of codes), the same of the unit's second
 // half, and -8 and -128 times the sum of codes, which are what symmetric zero points of 4 and 8 bits take away.
 template <class V, class A>
@@ -48,31 +77,12 @@ struct Quantized {
     int32_t* starts = reinterpret_cast<int32_t*>(scales + 3 * padded);
     float values[kUnit] = {};
     memcpy(values, x, static_cast<size_t>(count) * sizeof(float));
-    uint32_t largest = 0;  // of the magnitudes' bits, which order floats and put NaN above all
-    for (float v : values) {
-      const uint32_t magnitude = float_to_bits(v) & 0x7fffffffu;
-      largest = magnitude > largest ? magnitude : largest;
-    }
-    const float scale = bits_to_float(largest) / kLargest<A>;
-    const bool usable = scale > 0 && scale * 0 == 0;  // neither all zero nor NaN or infinite
-    constexpr float kRound = 12582912;                // 1.5 * 2^23: adding it rounds to an integer, ties to even
-    int32_t rounded[kUnit];
-    for (int i = 0; i < kUnit; ++i) {
-      float q = usable ? values[i] / scale : 0;
-      q = q > kLargest<A> ? kLargest<A> : q < -kLargest<A> ? -kLargest<A> : q;
-      rounded[i] = static_cast<int32_t>(float_to_bits(q + kRound) - float_to_bits(kRound));
-    }
-    int32_t sum[2] = {0, 0};
-    for (int half = 0; half < 2; ++half)
-      for (int i = 0; i < 16; ++i) sum[half] += rounded[16 * half + i];
-    scales[0] = scale;
-    scales[padded] = scale * static_cast<float>(sum[0] + sum[1]);
-    scales[2 * padded] = scale * static_cast<float>(sum[1]);
+    int32_t sum[2];
+    scales[0] = V::template set_codes<A>(values, row + offset(u), sum);
+    scales[padded] = scales[0] * static_cast<float>(sum[0] + sum[1]);
+    scales[2 * padded] = scales[0] * static_cast<float>(sum[1]);
     starts[0] = -8 * (sum[0] + sum[1]);
     starts[padded] = -128 * (sum[0] + sum[1]);
-    A* codes = reinterpret_cast<A*>(row + offset(u));
-    for (int part = 0; part < kParts; ++part)
-      for (int i = 0; i < kRun; ++i) codes[part * kGroup * kRun + i] = static_cast<A>(rounded[i * kParts + part]);
   }
 };
 

@@ -7,6 +7,7 @@
 //   late_half(a, b)    of each four lanes, the first two of a and the last two of b
 //   order<bits, A>     stored codes of kLanes / 4 units -> 2 * sizeof(A) vectors of A, dealt out: vector p holds codes p,
 //                      p + 2 * sizeof(A), ... of each unit, so that 4-bit codes need only masks and shifts
+//   set_codes<A>(...)  as set_unit_codes of body_quantized.h
 //   dot<bits, A, h>    adds to each int32 of `a` the product of its four bytes (two words) of codes and activations; if
 //                      not h, of any four bytes of the same unit
 //   load_pairs(p,a,b)  the even and the odd ones of 2 * kLanes floats

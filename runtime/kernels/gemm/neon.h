@@ -77,6 +77,10 @@ struct Neon {
   static F late_half(F a, F b) { return vcombine_f32(vget_low_f32(a), vget_high_f32(b)); }
   static float sum(F f) { return vaddvq_f32(f); }
 
+  template <class A>
+  static float set_codes(const float* values, uint8_t* to, int32_t* sum) {
+    return set_unit_codes<kLanes, A>(values, to, sum);
+  }
   static B load_bytes(const void* p) { return vld1q_s8(static_cast<const int8_t*>(p)); }
   template <bool kHalves>
   static I dot_words(I a, B w, B x) {

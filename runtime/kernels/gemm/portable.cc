@@ -90,6 +90,10 @@ struct Portable {
     return f[0];
   }
 
+  template <class A>
+  static float set_codes(const float* values, uint8_t* to, int32_t* sum) {
+    return set_unit_codes<kLanes, A>(values, to, sum);
+  }
   static B load_bytes(const void* p) {
     B b;
     memcpy(&b, p, sizeof b);
