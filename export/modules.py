@@ -21,6 +21,8 @@ DTYPES = {
     "float32": ir.DataType.FLOAT,
 }
 
+ACCURACY_LEVELS = {"int16": 2, "int8": 4}  # activations -> accuracy_level of OPS.md
+
 
 @dataclass(frozen=True)
 class Context:

@@ -16,6 +16,11 @@ class Provider(StrEnum):
     cuda = "cuda"
 
 
+class Activations(StrEnum):
+    int16 = "int16"
+    int8 = "int8"
+
+
 Model = Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub id.", show_default=False)]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must not exist.", show_default=False)]
 
@@ -53,6 +58,9 @@ def export(
     output: Output,
     press: Press,
     provider: Annotated[Provider, typer.Option(help="Where the bundle will run.")] = Provider.cpu,
+    activations: Annotated[
+        Activations, typer.Option(help="As rounded for quantized weights on the cpu; int8 reads prompts quicker.")
+    ] = Activations.int16,
     with_library: Annotated[bool, typer.Option(help="Put the kernels in the bundle, for onnxruntime-genai.")] = False,
     json: Json = False,
 ) -> None:
@@ -62,7 +70,9 @@ def export(
     _refuse_existing(output)
     with making(output), calibrations(output) as cache, tracker() as track:
         source = make_source(model, press, provider, track, cache)
-        manifest = write(source, output, provider=provider, with_library=with_library, track=track)
+        manifest = write(
+            source, output, provider=provider, activations=activations, with_library=with_library, track=track
+        )
     if json:
         print_json({"bundle": str(output), **manifest.to_dict()})
     else:

@@ -105,3 +105,21 @@ def test_16_bit_cuda_bundle_matches_transformers(bundle_of: Bundles) -> None:
     folder, bundle = bundle_of("qwen3_moe", "16", "cuda")
     ids = tokens((1, 48))
     assert difference(Session(bundle, provider="cpu").logits(ids), expected(folder, ids)) <= 1e-2
+
+
+def test_int8_activations_cost_little(tmp_path: Path) -> None:
+    from edgepress.compress import Packer
+    from edgepress.errors import InputError
+    from edgepress.export import export
+    from edgepress.plan import uniform_plan
+
+    checkpoint = open_checkpoint(SAMPLE)
+    packer = Packer(checkpoint, uniform_plan(checkpoint.spec, "4z"))
+    for activations in ("int16", "int8"):
+        export(packer, tmp_path / activations, activations=activations)
+    ids = text_ids(512)[None]
+    fine, coarse = (Session(tmp_path / activations).logits(ids) for activations in ("int16", "int8"))
+    assert 1e-6 < mean_kl(coarse, fine) < 2e-3
+    assert mean_kl(Session(tmp_path / "int8", native=False).logits(ids), coarse) < 2e-3
+    with pytest.raises(InputError, match="int8 are for provider cpu"):
+        export(packer, tmp_path / "gpu", provider="cuda", activations="int8")
