@@ -13,7 +13,8 @@ class Mixer:
     Attributes:
         kind: short_convolution: LFM2's gated convolution over the last `kernel` tokens.
             gated_delta: Qwen3-Next's gated delta rule, linear attention after a convolution.
-        key_heads, value_heads, key_dim, value_dim: of the delta rule.
+            mamba2: Mamba-2; a group is a key head, its state size the key size, a head a value head.
+        bias: of the convolution, and of the projections around a short one.
     """
 
     kind: str
@@ -28,7 +29,7 @@ class Mixer:
     @property
     def output(self) -> str:
         """The role of the last matrix."""
-        return {"short_convolution": "conv_out", "gated_delta": "delta_out"}[self.kind]
+        return {"short_convolution": "conv_out", "gated_delta": "delta_out", "mamba2": "mamba_out"}[self.kind]
 
     @property
     def keys(self) -> int:
@@ -45,19 +46,22 @@ class Mixer:
     def roles(self, hidden: int) -> Shapes:
         """The (role, shape) pairs of one such layer."""
         yield "conv", (self.channels(hidden), 1, self.kernel)
-        yield from self._short_convolution(hidden) if self.kind == "short_convolution" else self._gated_delta(hidden)
+        if self.bias:
+            yield "conv_bias", (self.channels(hidden),)
+        kinds = {"gated_delta": self._gated_delta, "mamba2": self._mamba2}
+        yield from kinds.get(self.kind, self._short_convolution)(hidden)
 
     def states(self, hidden: int) -> Shapes:
         """(name, shape without the batch) of what one such layer keeps."""
         yield "conv", (self.channels(hidden), self.kernel - 1)
-        if self.kind == "gated_delta":
+        if self.kind != "short_convolution":
             yield "recurrent", (self.value_heads, self.key_dim, self.value_dim)
 
     def _short_convolution(self, hidden: int) -> Shapes:
         yield "conv_in", (3 * hidden, hidden)
         yield "conv_out", (hidden, hidden)
         if self.bias:
-            yield from (("conv_in_bias", (3 * hidden,)), ("conv_bias", (hidden,)), ("conv_out_bias", (hidden,)))
+            yield from (("conv_in_bias", (3 * hidden,)), ("conv_out_bias", (hidden,)))
 
     def _gated_delta(self, hidden: int) -> Shapes:
         yield "delta_in", (2 * self.keys + 2 * self.values, hidden)
@@ -66,3 +70,10 @@ class Mixer:
         yield "delta_time", (self.value_heads,)
         yield "delta_norm", (self.value_dim,)
         yield "delta_out", (hidden, self.values)
+
+    def _mamba2(self, hidden: int) -> Shapes:
+        yield "mamba_in", (2 * self.values + 2 * self.keys + self.value_heads, hidden)
+        for name in ("decay", "time", "skip"):
+            yield f"mamba_{name}", (self.value_heads,)
+        yield "mamba_norm", (self.values,)
+        yield "mamba_out", (hidden, self.values)

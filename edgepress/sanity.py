@@ -68,7 +68,7 @@ def check_relations(spec: "ModelSpec") -> None:
     if spec.experts:
         _check_experts(spec.experts)
     m = spec.mixer
-    if m and m.kind == "gated_delta" and (0 in (m.keys, m.values) or m.value_heads % m.key_heads):
+    if m and m.kind != "short_convolution" and (0 in (m.keys, m.values) or m.value_heads % m.key_heads):
         raise CheckpointError(f"config.json: {m.value_heads} value heads do not share {m.key_heads} key heads")
 
 

@@ -11,6 +11,7 @@ from edgepress.export.convolution import ShortConvolution
 from edgepress.export.delta import GatedDelta
 from edgepress.export.functions import OPSETS, Op, Value, constant
 from edgepress.export.latent import LatentAttention
+from edgepress.export.mamba import Mamba2
 from edgepress.export.modules import Context, Embedding, FeedForward, Linear, Module, Norm, Positions, scaled
 from edgepress.export.moe import MixtureOfExperts
 from edgepress.export.step import Step
@@ -22,7 +23,7 @@ INT64 = ir.DataType.INT64
 
 
 _MIXING = {"gqa": GroupedQueryAttention, "mla": LatentAttention, "short_convolution": ShortConvolution,
-           "gated_delta": GatedDelta}  # fmt: skip
+           "gated_delta": GatedDelta, "mamba2": Mamba2}  # fmt: skip
 
 
 class Layer(Module):

@@ -9,7 +9,7 @@ from edgepress.files import read_json
 from edgepress.packed import WeightSource
 from edgepress.state import states
 
-_LAYER_TYPES = {"short_convolution": "conv", "gated_delta": "linear_attention"}
+_LAYER_TYPES = {"short_convolution": "conv", "gated_delta": "linear_attention", "mamba2": "linear_attention"}
 
 
 def special_tokens(source: WeightSource) -> tuple[list[int], int | None]:

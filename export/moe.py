@@ -157,12 +157,14 @@ class MixtureOfExperts(Module):
 
     def __init__(self, context: Context, i: int, inside: str) -> None:
         spec = context.spec
-        super().__init__(experts_path(spec, i).rsplit(".", 1)[0], inside)
         assert spec.experts
+        wide = spec.experts.shared_intermediate * spec.experts.shared_count
+        path = experts_path(spec, i).rsplit(".", 1)[0]
+        beside = wide and not module_path(spec, f"layers.{i}.shared.up").startswith(f"{path}.")
+        super().__init__(inside if beside else path, inside)  # the shared expert may be beside the others' module
         self.context = context
         self.router = Router(context, i, self.path)
         self.experts = Experts(context, i, self.path)
-        wide = spec.experts.shared_intermediate * spec.experts.shared_count
         self.shared = (
             FeedForward(context, f"layers.{i}.shared", wide, self.path, biased=spec.mlp_bias) if wide else None
         )

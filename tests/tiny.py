@@ -129,6 +129,12 @@ OF_TYPE: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 64, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
         "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     },
+    "granitemoehybrid": {
+        "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64, "shared_intermediate_size": 96,
+        "mamba_n_heads": 4, "mamba_d_state": 16, "mamba_d_head": 32, "mamba_n_groups": 2, "residual_multiplier": 0.5,
+        "embedding_multiplier": 6.0, "attention_multiplier": 0.1, "logits_scaling": 4.0,
+    },
     "lfm2_moe": {
         **MIXTURE, "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"],
         "num_dense_layers": 1, "moe_intermediate_size": 64, "intermediate_size": 96, "conv_L_cache": 3,
