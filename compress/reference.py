@@ -137,8 +137,8 @@ class ReferenceModel:
         setattr(self._decoder, norm, nn.Identity())
         self._types = getattr(config, "layer_types", None)
         for name in _ROTARY:
-            if hasattr(self._decoder, name):
-                setattr(self._decoder, name, type(getattr(self._decoder, name))(config))  # buffers of no checkpoint
+            if rotary := getattr(self._decoder, name, None):
+                setattr(self._decoder, name, type(rotary)(config))  # buffers of no checkpoint
         self._decoder.embedding_multiplier = 1.0  # `embed` scales, once
         if self.spec.learned_positions:
             setattr(self._decoder, self._renamed("positions").split(".")[-2], _NoPositions())

@@ -228,7 +228,22 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(path / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{path / 'config.json'} lacks model_type; is this a Hugging Face model folder?")
-    return {**config, "model_type": _SAME_AS.get(config["model_type"], config["model_type"])}
+    facts: dict[str, Any] = with_floats(config)
+    return {**facts, "model_type": _SAME_AS.get(config["model_type"], config["model_type"])}
+
+
+_FLOATS = {name: float(name) for name in ("Infinity", "-Infinity", "NaN")}
+
+
+def with_floats(value: Any) -> Any:
+    """transformers writes floats that JSON lacks as {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [with_floats(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"__float__"}:
+        return _FLOATS.get(str(value["__float__"]), value)
+    return {key: with_floats(v) for key, v in value.items()}
 
 
 def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgepress.architecture import Attention, ModelSpec, Routing, known_architectures, load_architecture, read_spec
+from edgepress.checkpoint import with_floats
 from tests.tiny import tiny_config
 
 README = Path(__file__).parents[1] / "README.md"
@@ -14,12 +15,13 @@ _SCORES = {
     "softmax": "softmax top-{k}", "softmax_topk": "softmax of the top {k}", "sigmoid": "sigmoid top-{k}",
     "sparsemixer": "sparsemixer top-{k}",
 }  # fmt: skip
-_MIXERS = {"short_convolution": "short convolutions", "gated_delta": "gated delta rule"}
+_MIXERS = {"short_convolution": "short convolutions", "gated_delta": "gated delta rule", "mamba2": "Mamba-2"}
 
 
 def spec_of(model_type: str) -> ModelSpec:
     """That of the tiny model that the tests make, which has every special fact of its family."""
-    return read_spec(json.loads(tiny_config(model_type).to_json_string(use_diff=False)), load_architecture(model_type))
+    text = tiny_config(model_type).to_json_string(use_diff=False)
+    return read_spec(with_floats(json.loads(text)), load_architecture(model_type))
 
 
 def table() -> str:

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgepress.architecture import known_architectures, load_architecture, read_spec
-from edgepress.checkpoint import open_checkpoint
+from edgepress.checkpoint import open_checkpoint, with_floats
 from edgepress.errors import UnsupportedModel
 from edgepress.roles import parameters, roles, split_role
 from tests.tiny import COMPOSITES, ENCODERS, OF_TYPE, tiny_checkpoint
@@ -24,7 +24,7 @@ OPEN = {
 def spec_from(model_type: str, **facts: Any) -> Any:
     """The spec of transformers' own default config of a type, as it is saved, with some facts changed."""
     facts = OPEN.get(model_type, {}) | facts
-    config = json.loads(AutoConfig.for_model(model_type, **facts).to_json_string(use_diff=False))
+    config = with_floats(json.loads(AutoConfig.for_model(model_type, **facts).to_json_string(use_diff=False)))
     return read_spec(config, load_architecture(model_type))
 
 

@@ -8,7 +8,6 @@ from edgepress.mixers import Mixer
 _LAYER = "model.layers.{i}"
 _MOE = f"{_LAYER}.block_sparse_moe"
 _SHARED = f"{_LAYER}.shared_mlp"
-_INFINITY = {"__float__": "Infinity"}  # as transformers writes it
 
 
 def _is_mamba(i: int, types: tuple[str, ...]) -> bool:
@@ -62,6 +61,6 @@ ARCHITECTURE = Architecture(
         Fused(f"{_SHARED}.input_linear.weight", ("layers.{i}.shared.gate", "layers.{i}.shared.up")),
         Fused(f"{_SHARED}.output_linear.weight", ("layers.{i}.shared.down",)),
     ),
-    accepts=names.ACCEPTS | {"mamba_proj_bias": (False,), "time_step_limit": (0.0, float("inf"), _INFINITY)},
+    accepts=names.ACCEPTS | {"mamba_proj_bias": (False,), "time_step_limit": (0.0, float("inf"))},
     ignores=("mamba_chunk_size", "mamba_expand"),
 )
