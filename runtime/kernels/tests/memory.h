@@ -57,7 +57,7 @@ inline GuardedSlots& guarded_slots() {
 // A file in memory that is mapped, as ONNX Runtime maps a data file. Whoever fills it anew begins with `clear`.
 class MappedFile {
  public:
-  static constexpr size_t kBytes = 1 << 22;
+  static constexpr size_t kBytes = 1 << 26;  // more than any node takes: a layer is in the file as a whole
 
   MappedFile() {
     const int file = mkstemp(path_);
