@@ -7,6 +7,7 @@
 namespace edgepress {
 namespace {
 
+constexpr int64_t kTaskTokens = 8;
 constexpr float kExcluded = -std::numeric_limits<float>::infinity();
 
 void softmax(const float* logits, int64_t count, float* out) {
@@ -76,12 +77,15 @@ void Route::limit_groups(float* choice, int64_t experts) const {
   for (int64_t i = kept_groups_; i < groups_; ++i) std::fill_n(choice + ranked[i].second * size, size, kExcluded);
 }
 
-void Route::choose(float* choice, int64_t experts, int64_t* chosen) const {
-  std::vector<int64_t> order(static_cast<size_t>(experts));
-  for (int64_t e = 0; e < experts; ++e) order[e] = e;
-  const auto better = [&](int64_t a, int64_t b) { return choice[a] > choice[b] || (choice[a] == choice[b] && a < b); };
-  std::partial_sort(order.begin(), order.begin() + k_, order.end(), better);
-  std::copy_n(order.begin(), k_, chosen);
+// The best k in descending order, ties by the lower expert: few experts after the first are good enough to be moved.
+void Route::choose(const float* choice, int64_t experts, int64_t* chosen) const {
+  int64_t count = 0;
+  for (int64_t e = 0; e < experts; ++e) {
+    if (count == k_ && !(choice[e] > choice[chosen[k_ - 1]])) continue;
+    int64_t place = count < k_ ? count++ : k_ - 1;
+    for (; place > 0 && choice[e] > choice[chosen[place - 1]]; --place) chosen[place] = chosen[place - 1];
+    chosen[place] = e;
+  }
 }
 
 // Each weight: a softmax over the experts that were not chosen before and come within the margin of the chosen one.
@@ -119,17 +123,30 @@ void Route::compute(const Context& call) const {
   int64_t* chosen = static_cast<int64_t*>(call.output(1, {tokens, k_}));
   if (!tokens) return;  // whose experts take no memory, however many they say they are
 
-  std::vector<float> scores(static_cast<size_t>(experts)), choice(scores.size());
-  for (int64_t t = 0; t < tokens; ++t) {
-    score(logits.as<float>() + t * experts, experts, scores.data());
-    for (int64_t e = 0; e < experts; ++e) {
-      choice[e] = scores[e] + (bias ? bias[e] : 0);
-      if (std::isnan(choice[e])) throw Error("logits or bias of token " + std::to_string(t) + " give NaN");
+  const auto route = [&](int64_t first, int64_t end) {
+    std::vector<float> scores(static_cast<size_t>(experts)), choice(scores.size());
+    for (int64_t t = first; t < end; ++t) {
+      score(logits.as<float>() + t * experts, experts, scores.data());
+      for (int64_t e = 0; e < experts; ++e) {
+        choice[e] = scores[e] + (bias ? bias[e] : 0);
+        if (std::isnan(choice[e])) throw Error("logits or bias of token " + std::to_string(t) + " give NaN");
+      }
+      if (groups_ > 1) limit_groups(choice.data(), experts);
+      choose(choice.data(), experts, chosen + t * k_);
+      weigh(scores.data(), experts, chosen + t * k_, weights + t * k_);
     }
-    if (groups_ > 1) limit_groups(choice.data(), experts);
-    choose(choice.data(), experts, chosen + t * k_);
-    weigh(scores.data(), experts, chosen + t * k_, weights + t * k_);
-  }
+  };
+  if (tokens <= kTaskTokens) return route(0, tokens);
+  std::vector<std::string> errors(static_cast<size_t>((tokens + kTaskTokens - 1) / kTaskTokens));
+  call.parallel(static_cast<int64_t>(errors.size()), [&](int64_t task) {
+    try {
+      route(task * kTaskTokens, std::min(tokens, (task + 1) * kTaskTokens));
+    } catch (const std::exception& error) {  // of the tasks' first one, whichever thread meets it
+      errors[static_cast<size_t>(task)] = error.what();
+    }
+  });
+  for (const std::string& error : errors)
+    if (!error.empty()) throw Error(error);
 }
 
 }  // namespace edgepress

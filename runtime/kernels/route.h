@@ -20,7 +20,7 @@ class Route {
   void check(int64_t experts) const;
   void score(const float* logits, int64_t experts, float* scores) const;
   void limit_groups(float* choice, int64_t experts) const;
-  void choose(float* choice, int64_t experts, int64_t* chosen) const;
+  void choose(const float* choice, int64_t experts, int64_t* chosen) const;
   void mix(const float* scores, int64_t experts, const int64_t* chosen, float* weights) const;
   void weigh(const float* scores, int64_t experts, const int64_t* chosen, float* weights) const;
 

@@ -105,3 +105,10 @@ def test_large_and_masked_logits_do_not_overflow() -> None:
     for score in ("softmax", "softmax_topk"):
         weights, chosen = run("Route", {"logits": logits}, [], {"k": 2, "score": score})
         assert weights.tolist() == [[1.0, 0.0]] and chosen.tolist() == [[0, 1]]
+
+
+def test_the_first_of_many_tokens_is_named() -> None:
+    logits = np.random.default_rng(0).standard_normal((100, 16)).astype(np.float32)
+    logits[[41, 43, 97]] = np.nan
+    with pytest.raises(Exception, match=r"logits or bias of token 41 give NaN"):
+        run("Route", {"logits": logits}, [], {"k": 2, "score": "softmax"}, threads=2)
