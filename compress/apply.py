@@ -9,6 +9,7 @@ from pathlib import Path
 from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
 from edgepress.compress.packed import PLAN, RECORD, VERSION, PackedModel, open_packed, part_file, writing
 from edgepress.compress.packer import Packer
+from edgepress.compress.statistics import Statistics
 from edgepress.errors import EdgepressError, InputError
 from edgepress.files import sync, sync_folder
 from edgepress.layout import part_tensors, parts
@@ -17,22 +18,27 @@ from edgepress.pooling import POOLING_FILES
 from edgepress.progress import Track, silent
 
 
-def apply(checkpoint: Checkpoint, plan: Plan, folder: Path, *, track: Track = silent) -> PackedModel:
+def apply(
+    checkpoint: Checkpoint, plan: Plan, folder: Path, statistics: Statistics | None = None, *, track: Track = silent
+) -> PackedModel:
     """Press a checkpoint into a packed folder.
 
     The parts are written to `<folder>.partial`, which becomes `folder` when all is done. It stays after an interruption
-    or a full disk: a later call with the same checkpoint and plan keeps the parts that are there, and the result is the
-    same, byte for byte.
+    or a full disk: a later call with the same checkpoint, plan and statistics keeps the parts that are there, and the
+    result is the same, byte for byte.
+
+    Args:
+        statistics: as Packer takes them.
 
     Raises:
-        InputError: the folder exists, or `<folder>.partial` belongs to another checkpoint or plan.
+        InputError: the folder exists, or `<folder>.partial` belongs to another checkpoint, plan or calibration.
         CheckpointError: weights that cannot be read, or cannot be stored as planned.
         PlanError: a plan for another model.
         OSError: the disk is full; what is complete stays in `<folder>.partial`.
     """
     if folder.exists():
         raise InputError(f"output folder {folder} exists; choose another or remove it")
-    packer = Packer(checkpoint, plan)
+    packer = Packer(checkpoint, plan, statistics)
     partial = folder.with_name(f"{folder.name}.partial")
     _begin(partial, packer)
     try:
@@ -67,6 +73,7 @@ def _begin(partial: Path, packer: Packer) -> None:
         "origin": packer.origin,
         "plan": packer.plan.digest(),
         "source": source_fingerprint(packer.checkpoint),
+        "calibration": packer.statistics.digest() if packer.statistics else None,
     }
     text = json.dumps(record, indent=1) + "\n"
     path = partial / RECORD
@@ -76,7 +83,7 @@ def _begin(partial: Path, packer: Packer) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.rename(temporary, path)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        raise InputError(f"{partial} holds the work of another plan or model; remove it to start over")
+        raise InputError(f"{partial} holds the work of another plan, calibration or model; remove it to start over")
 
 
 def source_fingerprint(checkpoint: Checkpoint) -> str:

@@ -1,6 +1,7 @@
 """The packed folder: one safetensors file per part, plan.json, config.json, tokenizer files, and packed.json.
 
-packed.json says what the folder was pressed from: {"version", "origin", "plan" (digest), "source" (fingerprint)}.
+packed.json says what the folder was pressed from: {"version", "origin", "plan" (digest), "source" (fingerprint),
+"calibration" (digest, or null)}.
 """
 
 import json

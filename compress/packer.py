@@ -11,6 +11,7 @@ import numpy as np
 
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.quantizers import QUANTIZERS
+from edgepress.compress.statistics import Statistics, check_statistics
 from edgepress.errors import CheckpointError, PlanError
 from edgepress.formats import F16, Format
 from edgepress.layout import Stored, bank_path, banks, expert_biases, module_path, part_tensors, vector_name
@@ -31,17 +32,24 @@ Task = Callable[[], list[Run]]
 class Packer:
     """A WeightSource (edgepress.packed): the checkpoint's weights, as the plan stores them.
 
+    Args:
+        statistics: of a calibration: an error of a weight counts by the mean square of the input that it meets.
+
     Raises:
         PlanError: a plan for another model, or an unknown quantizer.
+        InputError: statistics of another model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan) -> None:
+    def __init__(self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None) -> None:
         check_plan(plan, checkpoint.spec)
+        if statistics:
+            check_statistics(statistics, checkpoint.spec)
         if plan.quantizer not in QUANTIZERS:
             raise PlanError(f"the plan has quantizer {plan.quantizer!r}; use one of {', '.join(QUANTIZERS)}")
         self.checkpoint = checkpoint
         self.spec = checkpoint.spec
         self.plan = plan
+        self.statistics = statistics
         self.config = checkpoint.config
         self.folder = checkpoint.path
         self.origin = origin(checkpoint.source)
@@ -131,13 +139,18 @@ class Packer:
         if not chosen.quantized:
             return [(f"{path}.weight", first, self._to16(matrix, sources[0]))]
         try:
-            quantized = QUANTIZERS[self.plan.quantizer](matrix, chosen, self.plan.block_size)
+            importance = self._importance(sources[0])
+            quantized = QUANTIZERS[self.plan.quantizer](matrix, chosen, self.plan.block_size, importance)
         except OverflowError as cause:
             raise CheckpointError(f"{sources[0]} cannot be stored at {chosen.name}: {cause}; is it damaged?") from None
         runs = [(f"{path}.weight", first, quantized.codes), (f"{path}.scales", first, quantized.scales)]
         if quantized.zero_points is not None:
             runs.append((f"{path}.zero_points", first, quantized.zero_points))
         return runs
+
+    def _importance(self, role: str) -> np.ndarray | None:
+        """float32 [columns]: what an error in each column counts, 1 on average; None: all alike."""
+        return self.statistics.importance(self.spec, role) if self.statistics else None
 
     def _to16(self, rows: np.ndarray, role: str) -> np.ndarray:
         if rows.dtype == self.plan.dtype16:

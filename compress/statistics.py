@@ -1,5 +1,6 @@
 """What a calibration pass saw of each expert and of each matrix's input."""
 
+import hashlib
 import os
 import zipfile
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,7 @@ import numpy as np
 
 from edgepress.architecture import ModelSpec
 from edgepress.errors import InputError
+from edgepress.roles import split_role
 
 ByLayer = dict[int, np.ndarray]
 
@@ -45,14 +47,38 @@ class Statistics:
         for sums in (self.gate_mass, self.reap, self.msan, self.peak):
             sums[layer] = np.zeros(experts)
 
-    def save(self, path: Path) -> None:
-        """Write an .npz; the file appears under its name only when it is complete."""
+    def importance(self, spec: ModelSpec, role: str) -> np.ndarray | None:
+        """What an error in each column of a matrix counts, 1 on average: float32 [columns]; None where unknown.
+
+        The matrices of experts share what is pooled over their layer; a tied head makes the embedding's columns count.
+        """
+        layer, expert, template = split_role(role)
+        if expert is not None:
+            projection = "down" if template.endswith(".down") else "gate_up"
+            role = f"layers.{layer}.experts.{projection}"
+        squares = self.input_square.get("head" if spec.tied_head and role == "embedding" else role)
+        if squares is None or not squares.any():
+            return None
+        return (squares / squares.mean()).astype(np.float32)
+
+    def digest(self) -> str:
+        """Identifies what was seen."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self._arrays().items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {"tokens": np.array(self.tokens)}
         for f in fields(self)[1:]:
             arrays |= {f"{f.name}/{key}": array for key, array in getattr(self, f.name).items()}
+        return arrays
+
+    def save(self, path: Path) -> None:
+        """Write an .npz; the file appears under its name only when it is complete."""
         temporary = path.with_name(f"{path.name}.tmp")
         with temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **self._arrays())  # type: ignore[arg-type]
         os.replace(temporary, path)
 
 

@@ -22,7 +22,7 @@ ids = calibration_ids(checkpoint.path / "tokenizer.json", texts, context=256, ma
 statistics = calibrate(checkpoint, ids)
 keep = choose_experts(checkpoint.spec, statistics, keep=0.75, criterion="reap")
 plan = make_plan(checkpoint, bits=5, keep=keep, statistics=statistics)
-manifest = export(Packer(checkpoint, plan), Path(bundle))
+manifest = export(Packer(checkpoint, plan, statistics), Path(bundle))
 
 print(*plan.why, sep="\n")
 print(f"{bundle}: {manifest.size_bytes} bytes, {manifest.bits_per_weight:.2f} bits per weight")

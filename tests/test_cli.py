@@ -175,6 +175,21 @@ def test_inspect_reads_a_bundle_from_its_manifest(edgepress: Edgepress, tmp_path
     assert facts["expert_widths"] == {"16": 6 * 16 * 2}
 
 
+def test_compress_weighs_errors_by_what_calibration_saw(edgepress: Edgepress, tmp_path: Path) -> None:
+    text = SAMPLE.parent / "texts" / "calibration" / "code.txt"
+    calibrated = ["--calibrate", text, "--calibration-chunks", 1]
+    press = ["compress", SAMPLE, "--bits", 4]
+    for name, options in (("plain", []), ("calibrated", calibrated)):
+        assert edgepress(*press, "-o", name, *options).returncode == 0
+    plan = ["--plan", "plain/plan.json"]
+    assert edgepress("compress", SAMPLE, "-o", "replayed", *plan, *calibrated).returncode == 0
+    folders = [tmp_path / name for name in ("plain", "calibrated", "replayed")]
+    plain, weighed, replayed = ((f / "layers.3.safetensors").read_bytes() for f in folders)
+    assert plain != weighed == replayed
+    records = [json.loads((f / "packed.json").read_text())["calibration"] for f in folders]
+    assert records[0] is None and records[1] == records[2]
+
+
 def test_plan_says_what_binds(edgepress: Edgepress) -> None:
     facts = json.loads(edgepress("plan", SAMPLE, "--max-size", "20MB", "--json").stdout)
     assert (facts["width"], facts["binding"], facts["budget_bytes"]) == ("8", "max_size", 20_000_000)

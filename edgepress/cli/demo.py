@@ -76,7 +76,7 @@ def _bundles(samples: Path, output: Path, track: Track) -> Iterator[Path]:
         packed, bundle = output / "packed" / variant.name, output / variant.name
         if not packed.exists():
             statistics = statistics or _calibrated(checkpoint, samples, track)
-            apply(checkpoint, _plan(checkpoint, variant, statistics, track), packed, track=track)
+            apply(checkpoint, _plan(checkpoint, variant, statistics, track), packed, statistics, track=track)
         if not bundle.exists():
             manifest = export(open_packed(packed), bundle, track=track)
             bits = manifest.bits_per_weight

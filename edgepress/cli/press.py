@@ -41,8 +41,8 @@ def compress(model: Model, output: Output, press: Press, json: Json = False) -> 
     _refuse_existing(output)
     checkpoint = open_checkpoint(model)
     with making(output), calibrations(output) as cache, tracker() as track:
-        plan = make_plan(checkpoint, press, "cpu", track, cache)
-        apply(checkpoint, plan, output, track=track)
+        plan, statistics = make_plan(checkpoint, press, "cpu", track, cache)
+        apply(checkpoint, plan, output, statistics, track=track)
     size = sum(p.stat().st_size for p in output.iterdir())
     if json:
         print_json({"folder": str(output), "size_bytes": size, "why": plan.why})

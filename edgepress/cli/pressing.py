@@ -19,7 +19,9 @@ from edgepress.progress import Track
 class Press:
     """One field per option; `pressing` turns them into the options of a command."""
 
-    plan: Annotated[Path | None, typer.Option(help="Replay this plan (JSON); excludes the other press options.")] = None
+    plan: Annotated[
+        Path | None, typer.Option(help="Replay this plan (JSON); of the others, --calibrate may join it.")
+    ] = None
     bits: Annotated[float | None, typer.Option(help="Mean stored bits per weight; 4, 8 or 16: uniform.")] = None
     max_size: Annotated[str | None, typer.Option(help="Largest bundle, such as 2GB.")] = None
     device: Annotated[str | None, typer.Option(help="Fit this device's memory; see `edgepress devices list`.")] = None
@@ -80,27 +82,30 @@ def make_source(model: str, press: Press, provider: str, track: Track, cache: Pa
             raise InputError(f"{model} is pressed already; press options apply to the original model")
         return open_packed(Path(model))
     checkpoint = open_checkpoint(model)
-    return Packer(checkpoint, make_plan(checkpoint, press, provider, track, cache))
+    return Packer(checkpoint, *make_plan(checkpoint, press, provider, track, cache))
 
 
-def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path) -> Any:
-    """The Plan that the options ask for; a model without a sound tokenizer is refused before the long work."""
+def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path) -> tuple[Any, Any]:
+    """The Plan that the options ask for, and the Statistics of the calibration, or None.
+
+    A model without a sound tokenizer is refused before the long work.
+    """
     from edgepress.compress import make_plan as plan_within
     from edgepress.plan import load_plan
     from edgepress.texts import read_tokenizer
 
     read_tokenizer(checkpoint.path / "tokenizer.json")
     if press.plan:
-        if press != Press(plan=press.plan):
-            raise InputError("--plan says everything; leave out the other press options, or edit the plan")
-        return load_plan(press.plan, checkpoint.spec)
+        if replace(press, calibrate=None, calibration_chunks=16, memory=None) != Press(plan=press.plan):
+            raise InputError("--plan says everything but --calibrate; leave out other options, or edit the plan")
+        return load_plan(press.plan, checkpoint.spec), _calibrated(checkpoint, press, track, cache)
     statistics = _calibrated(checkpoint, press, track, cache)
     keep = None
     if press.keep_experts != 1.0:
         from edgepress.compress.prune import choose_experts
 
         keep = choose_experts(checkpoint.spec, statistics, press.keep_experts, press.prune)
-    return plan_within(
+    plan = plan_within(
         checkpoint,
         bits=16 if press.bits is None and not press.max_size and not press.device else press.bits,
         max_size=_budget(checkpoint.spec, press),
@@ -111,6 +116,7 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
         uniform_experts=provider == "cuda",
         track=track,
     )
+    return plan, statistics
 
 
 def _budget(spec: Any, press: Press) -> int | None:

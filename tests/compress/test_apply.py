@@ -18,10 +18,12 @@ from safetensors.numpy import load_file, save_file
 
 from edgepress.checkpoint import open_checkpoint
 from edgepress.compress import Packer, apply, is_packed, open_packed
+from edgepress.compress.calibrate import calibrate
 from edgepress.errors import CheckpointError, InputError, PlanError
 from edgepress.layout import all_tensors, parts
 from edgepress.packed import WeightSource
 from edgepress.plan import uniform_plan
+from tests.compress.test_calibrate import random_ids
 from tests.tiny import tiny_checkpoint
 
 T = TypeVar("T")
@@ -145,6 +147,29 @@ def test_the_work_of_another_plan_is_not_mixed_in(tiny: Tiny, tmp_path: Path) ->
         press(tiny("llama"), tmp_path / "out", "8", track=interrupted_after(2))
     with pytest.raises(InputError, match=r"out\.partial .* remove it"):
         press(tiny("llama"), tmp_path / "out", "4z")
+
+
+def test_an_interrupted_calibrated_run_goes_on_to_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
+    path = tiny("qwen3_moe")
+    statistics = calibrate(open_checkpoint(path), random_ids())
+    press(path, tmp_path / "whole", statistics=statistics)
+    with pytest.raises(KeyboardInterrupt):
+        press(path, tmp_path / "out", statistics=statistics, track=interrupted_after(2))
+    press(path, tmp_path / "out", statistics=calibrate(open_checkpoint(path), random_ids()))
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+    press(path, tmp_path / "plain")
+    changed = {name for name, hash in hashes(tmp_path / "plain").items() if hash != hashes(tmp_path / "whole")[name]}
+    assert changed >= {"packed.json", "layers.0.safetensors", "layers.1.safetensors"}
+
+
+def test_the_work_of_another_calibration_is_not_mixed_in(tiny: Tiny, tmp_path: Path) -> None:
+    path = tiny("qwen3_moe")
+    one, other = (calibrate(open_checkpoint(path), random_ids(seed)) for seed in (0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        press(path, tmp_path / "out", statistics=one, track=interrupted_after(2))
+    for statistics in (other, None):
+        with pytest.raises(InputError, match=r"another plan, calibration or model; remove it"):
+            press(path, tmp_path / "out", statistics=statistics)
 
 
 def test_the_work_of_changed_weights_is_not_mixed_in(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edgepress.checkpoint import open_checkpoint
+from edgepress.checkpoint import Checkpoint, open_checkpoint
 from edgepress.compress.packer import Packer
-from edgepress.compress.quantizers import Quantized, dequantize
-from edgepress.errors import CheckpointError, PlanError
+from edgepress.compress.quantizers import QUANTIZERS, Quantized, dequantize
+from edgepress.compress.statistics import Statistics
+from edgepress.errors import CheckpointError, InputError, PlanError
 from edgepress.formats import FORMATS
 from edgepress.layout import all_tensors, bank_map, parts
 from edgepress.packed import WeightSource
-from edgepress.plan import Plan, uniform_plan
+from edgepress.plan import Plan, expert_shapes, matrix_roles, uniform_plan
 from tests.tiny import OF_TYPE, SAMPLE
 
 Tiny = Callable[[str], Path]
@@ -152,6 +153,63 @@ def test_values_beyond_float16_are_refused_by_name(width: str, value: float, tin
     damaged = open_checkpoint(rewrite(path, tmp_path, "model.layers.1.self_attn.o_proj.weight", weights))
     with pytest.raises(CheckpointError, match=r"layers\.1\.o"):
         collect(Packer(damaged, uniform_plan(damaged.spec, width)))
+
+
+def some_statistics(checkpoint: Checkpoint, seed: int = 0) -> Statistics:
+    """What a calibration might have seen: another mean square for every column of every matrix."""
+    spec, random = checkpoint.spec, np.random.default_rng(seed)
+    columns = {role: shape[1] for role, shape in matrix_roles(spec) if role != "embedding"}
+    columns["head"] = spec.hidden_size
+    for i in spec.expert_layers:
+        columns |= {f"layers.{i}.experts.{p}": shape[1] for p, shape in expert_shapes(spec).items()}
+    statistics = Statistics(100, input_square={role: random.exponential(size=n) for role, n in columns.items()})
+    for i in spec.expert_layers:
+        assert spec.experts
+        statistics.add_layer(i, spec.experts.count)
+    return statistics
+
+
+@pytest.mark.parametrize(
+    ("model_type", "stored", "role", "observed"),
+    [
+        ("mixtral", "model.layers.1.self_attn.o_proj.{}", "layers.1.o", "layers.1.o"),
+        ("mixtral", "lm_head.{}", "head", "head"),
+        ("mixtral", "model.layers.0.block_sparse_moe.experts.down_proj.4z.{}", "layers.0.experts.{}.down",
+         "layers.0.experts.down"),
+        ("mixtral", "model.layers.0.block_sparse_moe.experts.gate_up_proj.4z.{}", "layers.0.experts.{}.gate",
+         "layers.0.experts.gate_up"),
+        ("smollm3", "model.embed_tokens.{}", "embedding", "head"),
+    ],
+)  # fmt: skip
+def test_what_calibration_saw_of_a_column_weighs_its_errors(
+    model_type: str, stored: str, role: str, observed: str, tiny: Tiny
+) -> None:
+    checkpoint = open_checkpoint(tiny(model_type))
+    assert checkpoint.spec.tied_head == (role == "embedding")
+    statistics = some_statistics(checkpoint)
+    tensors = collect(Packer(checkpoint, uniform_plan(checkpoint.spec, "4z"), statistics))
+    squares = statistics.input_square[observed]
+    importance = (squares / squares.mean()).astype(np.float32)
+    for e in range(4 if ".{}." in role else 1):
+        index = (e,) if ".{}." in role else ()
+        rows = slice(None, None, 2 if role.endswith("gate") else 1)
+        want = QUANTIZERS["kquant"](checkpoint.tensor(role.format(e)), FORMATS["4z"], 32, importance)
+        for part, array in (("weight", want.codes), ("scales", want.scales), ("zero_points", want.zero_points)):
+            np.testing.assert_array_equal(tensors[stored.format(part)][index][rows], array)
+
+
+def test_an_embedding_that_is_no_head_has_no_columns_of_importance(tiny: Tiny) -> None:
+    checkpoint = open_checkpoint(tiny("mixtral"))
+    plan = uniform_plan(checkpoint.spec, "4z")
+    plain, weighed = (collect(Packer(checkpoint, plan, s)) for s in (None, some_statistics(checkpoint)))
+    np.testing.assert_array_equal(weighed["model.embed_tokens.weight"], plain["model.embed_tokens.weight"])
+    assert (weighed["lm_head.weight"] != plain["lm_head.weight"]).any()
+
+
+def test_statistics_of_another_model_are_refused(tiny: Tiny) -> None:
+    checkpoint, other = open_checkpoint(tiny("qwen3_moe")), open_checkpoint(tiny("mixtral"))
+    with pytest.raises(InputError, match="another model"):
+        Packer(checkpoint, uniform_plan(checkpoint.spec, "4z"), some_statistics(other))
 
 
 def test_a_plan_for_another_model_is_refused(tiny: Tiny) -> None:
