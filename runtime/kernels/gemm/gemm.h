@@ -38,7 +38,7 @@ constexpr int kUnit = 32;
 template <class A>
 constexpr int kLargest = sizeof(A) == 1 ? 127 : 32767;
 
-constexpr int64_t kMaxTokens = 64;  // of one call
+constexpr int64_t kMaxTokens = 128;  // of one call
 
 // out[t * rows + r] = dot(weight row first + r, x[t]).
 using Multiply = void(const Matrix& weights, int64_t first, int64_t rows, const void* const* x, int64_t tokens,
