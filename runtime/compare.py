@@ -1,8 +1,10 @@
 """Bundles side by side: bytes against divergence from the reference, speed, memory, and what each of them writes."""
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache as once
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,64 +12,23 @@ import numpy as np
 
 import edgepress
 from edgepress.bundle import TOKENIZER, Bundle, open_bundle
+from edgepress.cache import Cache
 from edgepress.errors import InputError
 from edgepress.progress import Track, silent
 from edgepress.runtime import providers
-from edgepress.runtime.bench import Measurement, Speed, bench
+from edgepress.runtime.bench import Measurement, bench
+from edgepress.runtime.comparison import Candidate, Comparison, Row, judged
+from edgepress.runtime.digests import bundle_digest, digest
 from edgepress.runtime.engine import Engine
-from edgepress.runtime.evaluate import (
-    Corpus,
-    Evaluation,
-    LogitsSource,
-    Quality,
-    evaluate,
-    gather,
-    reference_log_probs,
-)
+from edgepress.runtime.evaluate import Corpus, LogitsSource, gather
+from edgepress.runtime.quality import Evaluation, assess
+from edgepress.runtime.scoring import Scorer
 from edgepress.runtime.session import Session
 from edgepress.runtime.tokenizer import Tokenizer
 from edgepress.texts import chunks
 
 CONTINUATION_TOKENS = 48
 REPETITIONS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row(Quality):
-    """One bundle; the fields of Quality are over all texts.
-
-    Attributes:
-        prefill_tokens_per_s, decode_tokens_per_s, load_s, peak_rss_bytes: None where speed was not measured.
-        speeds: the same with test sizes, spread and energy.
-        domains: name of a text -> its own Quality. worst_domain: the one with the highest mean KL.
-        continuation: what the bundle writes after the prompt, greedily; None without a prompt.
-        dominated_by: the best bundle that is nowhere worse in bytes and mean KL and better in one; None on the front.
-    """
-
-    name: str
-    size_bytes: int
-    parameters: int
-    bits_per_weight: float
-    prefill_tokens_per_s: float | None
-    decode_tokens_per_s: float | None
-    load_s: float | None
-    peak_rss_bytes: int | None
-    speeds: list[Speed]
-    domains: dict[str, Quality]
-    worst_domain: str
-    continuation: str | None
-    dominated_by: str | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Rows in the order of the bundles given; `meta` says how, with what and on what they were measured."""
-
-    rows: list[Row]
-    meta: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"rows": [asdict(row) for row in self.rows], "meta": self.meta}
 
 
 class SessionLogits:
@@ -93,7 +54,10 @@ def compare(
     prompt: str | None = None,
     speed: bool = True,
     verify: bool = False,
+    others: Sequence[Candidate] = (),
     reference_name: str = "",
+    reference_digest: str | None = None,
+    cache: Cache | None = None,
     track: Track = silent,
 ) -> Comparison:
     """Measure bundles of one model against the model that they were made from.
@@ -101,6 +65,9 @@ def compare(
     Args:
         texts: name -> text. Each is cut into chunks of `context` tokens, of which the first `max_chunks` are used.
         speed: also measure speed, load time and memory, in processes of their own.
+        others: what other engines compute, in rows after the bundles'.
+        reference_digest: a hash of the reference's content, which `cache` needs: with both, what was scored before,
+            by an interrupted comparison too, is not computed again. Speed is always measured anew.
 
     Raises:
         InputError: bundles with different tokenizers or vocabularies, a text shorter than one chunk, a context that
@@ -115,15 +82,21 @@ def compare(
     measured: Sequence[Measurement | None] = [None] * len(opened)
     if speed:
         measured = bench(bundles, repetitions=REPETITIONS, provider=provider, threads=threads, track=track)
-    rows = []
-    with reference_log_probs(reference, corpus, opened[0].manifest.vocab_size, track=track) as stored:
+    vocabulary = opened[0].manifest.vocab_size
+    found: list[tuple[Row, np.ndarray]] = []
+    with Scorer(reference, corpus, vocabulary, cache=cache, identity=reference_digest, track=track) as scorer:
         for name, bundle, measurement in zip(names(bundles), opened, measured, strict=True):
-            session = Session(bundle, provider=provider, threads=threads, max_length=context)
-            evaluation = evaluate(name, SessionLogits(session), corpus, stored, track=track)
-            continuation = _continue(session, tokenizer, prompt_ids) if prompt_ids else None
-            rows.append(_row(name, bundle, evaluation, measurement, continuation))
+            session = once(partial(Session, bundle, provider=provider, threads=threads, max_length=context))
+            candidate = _candidate(name, bundle, session, provider)
+            evaluation = assess(scorer.scores(candidate), corpus.domains)
+            continuation = _continue(session(), tokenizer, prompt_ids) if prompt_ids else None
+            found.append((_row(candidate, evaluation, measurement, continuation), evaluation.chunk_kl))
+        for candidate in others:
+            evaluation = assess(scorer.scores(candidate), corpus.domains)
+            found.append((_row(candidate, evaluation), evaluation.chunk_kl))
+    rows = judged([row for row, _ in found], [chunk_kl for _, chunk_kl in found])
     meta = _meta(opened[0], corpus, rows, provider, threads) | {"reference": reference_name, "prompt": prompt}
-    return Comparison(_mark_dominated(rows), meta)
+    return Comparison(rows, meta)
 
 
 def names(bundles: Sequence[Path]) -> list[str]:
@@ -192,19 +165,24 @@ def _continue(session: Session, tokenizer: Tokenizer, prompt: list[int]) -> str:
     return "".join(Engine(session, tokenizer).generate(prompt, max_tokens=CONTINUATION_TOKENS))
 
 
+def _candidate(name: str, bundle: Bundle, session: Callable[[], Session], provider: str | None) -> Candidate:
+    manifest = bundle.manifest
+    identity = digest(bundle=bundle_digest(bundle.path), provider=provider or manifest.provider)
+    return Candidate(name, manifest.size_bytes, manifest.parameters, lambda: SessionLogits(session()), identity)
+
+
 def _row(
-    name: str,
-    bundle: Bundle,
+    candidate: Candidate,
     evaluation: Evaluation,
-    measured: Measurement | None,
-    continuation: str | None,
+    measured: Measurement | None = None,
+    continuation: str | None = None,
 ) -> Row:
     return Row(
         **asdict(evaluation.overall),
-        name=name,
-        size_bytes=bundle.manifest.size_bytes,
-        parameters=bundle.manifest.parameters,
-        bits_per_weight=bundle.manifest.bits_per_weight,
+        name=candidate.name,
+        size_bytes=candidate.size_bytes,
+        parameters=candidate.parameters,
+        bits_per_weight=candidate.size_bytes * 8 / candidate.parameters,
         prefill_tokens_per_s=measured.tokens_per_s("prefill") if measured else None,
         decode_tokens_per_s=measured.tokens_per_s("decode") if measured else None,
         load_s=measured.load_s if measured else None,
@@ -213,7 +191,6 @@ def _row(
         domains=dict(evaluation.domains),
         worst_domain=evaluation.worst_domain,
         continuation=continuation,
-        dominated_by=None,
     )
 
 
@@ -231,18 +208,3 @@ def _meta(
         "chunks": {domain: found.stop - found.start for domain, found in corpus.domains.items()},
         "reference_perplexity": rows[0].reference_perplexity,
     }
-
-
-def _mark_dominated(rows: Sequence[Row]) -> list[Row]:
-    best = dominated_by([row.size_bytes for row in rows], [row.mean_kl for row in rows])
-    return [row if i is None else replace(row, dominated_by=rows[i].name) for row, i in zip(rows, best, strict=True)]
-
-
-def dominated_by(sizes: Sequence[int], divergences: Sequence[float]) -> list[int | None]:
-    """For each point, the best point that is nowhere worse and somewhere better (Pareto), or None on the front."""
-    points = list(zip(divergences, sizes, strict=True))
-
-    def better(point: tuple[float, int]) -> list[int]:
-        return [i for i, p in enumerate(points) if p != point and p[0] <= point[0] and p[1] <= point[1]]
-
-    return [min(better(point), key=lambda i: points[i], default=None) for point in points]

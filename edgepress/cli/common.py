@@ -25,6 +25,7 @@ from edgepress.units import parse_size
 
 T = TypeVar("T")
 console = Console(stderr=True)
+PLAIN_WIDTH = 170  # columns of a table that does not go to a terminal
 
 ExpertMemory = Annotated[
     str | None,
@@ -91,6 +92,11 @@ def making(folder: Path) -> Iterator[None]:
         for made in missing:
             with suppress(OSError):
                 made.rmdir()  # only if it is empty
+
+
+def stdout_console() -> Console:
+    """For tables, wide where they go to a file."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def human_bytes(count: float) -> str:

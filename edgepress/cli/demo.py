@@ -49,7 +49,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Press the sample model to several sizes, run one, compare all. Run again, it goes on where it stopped."""
-    from edgepress.cli.measure import print_comparison
+    from edgepress.cli.comparing import print_comparison
     from edgepress.runtime.report import write_report
 
     if not (samples / MODEL).is_dir():
@@ -102,18 +102,19 @@ def _plan(checkpoint: Any, variant: Variant, statistics: Any, track: Track) -> A
 
 
 def _compare(samples: Path, bundles: list[Path], track: Track) -> Any:
-    from edgepress.checkpoint import open_checkpoint
-    from edgepress.compress.reference import ReferenceModel
+    from edgepress.cache import default_cache
+    from edgepress.cli.comparing import open_reference, read_texts
     from edgepress.runtime.compare import compare
-    from edgepress.texts import read_text
 
-    texts = {path.stem: read_text(path) for path in sorted((samples / EVALUATION).glob("*.txt"))}
+    reference, digest = open_reference(str(samples / MODEL), bundles[0], None, False, track)
     return compare(
         bundles,
-        ReferenceModel(open_checkpoint(samples / MODEL), track=track),
-        texts,
+        reference,
+        read_texts(sorted((samples / EVALUATION).glob("*.txt"))),
         max_chunks=EVALUATION_CHUNKS,
         prompt=PROMPT,
         reference_name=MODEL,
+        reference_digest=digest(),
+        cache=default_cache(),
         track=track,
     )

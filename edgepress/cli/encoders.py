@@ -1,21 +1,17 @@
 """What `run` and `compare` do with embedding models."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from edgepress.bundle import MANIFEST, Bundle
-from edgepress.cli.common import human_bytes, print_json, tracker
+from edgepress.cli.common import human_bytes, print_json, stdout_console, tracker
 
 if TYPE_CHECKING:
     from edgepress.runtime.similarity import Likenesses
-
-PLAIN_WIDTH = 170  # columns of a table that does not go to a terminal
 
 
 def embed(bundle: Bundle, text: str, provider: str | None, threads: int | None, portable: bool, json: bool) -> None:
@@ -44,7 +40,7 @@ def compare_embeddings(
     if json:
         print_json(found.to_dict())
     else:
-        Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(_table(found))
+        stdout_console().print(_table(found))
 
 
 def _reference(reference: str, threads: int | None) -> Any:

@@ -1,11 +1,20 @@
-"""Rows of a comparison that was never run."""
+"""Rows of a comparison that was never run; models that are arrays."""
 
-from edgepress.runtime.compare import Comparison, Row
-from edgepress.runtime.evaluate import Quality
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from edgepress.runtime.comparison import Comparison, Row
+from edgepress.runtime.quality import Quality
+from edgepress.runtime.significance import Difference
+
+BIGRAM_VOCAB, BIGRAM_CONTEXT = 50, 16
 
 QUALITY = Quality(
     tokens=100, mean_kl=0.02, mean_kl_error=0.001, median_kl=0.01, p99_kl=0.3, p999_kl=0.5, perplexity=12.5,
-    reference_perplexity=12.0, perplexity_ratio=12.5 / 12, top1_agreement=0.93, rms_delta_p=0.04
+    reference_perplexity=12.0, perplexity_ratio=12.5 / 12, perplexity_ratio_error=0.003, top1_agreement=0.93,
+    top1_agreement_error=0.02, rms_delta_p=0.04, rms_delta_p_error=0.005
 )  # fmt: skip
 
 
@@ -20,4 +29,23 @@ def row(name: str, size: int = 10_000_000, mean_kl: float = 0.02, **changes: obj
 
 
 def comparison(*rows: Row, prompt: str | None = "Once") -> Comparison:
-    return Comparison(list(rows), {"scored_tokens": 100, "reference": "tiny", "prompt": prompt})
+    """What the rows do not say of each other, is said to rest on too few chunks."""
+    met = [
+        replace(r, against={o.name: Difference(r.mean_kl - o.mean_kl, None, None) for o in rows if o != r} | r.against)
+        for r in rows
+    ]
+    return Comparison(met, {"scored_tokens": 100, "reference": "tiny", "prompt": prompt})
+
+
+class Bigrams:
+    """Fixed logits per (previous token), plus noise: a bigram model."""
+
+    def __init__(self, noise: float = 0.0, vocab: int = BIGRAM_VOCAB) -> None:
+        rng = np.random.default_rng(1)
+        self.table = (rng.normal(size=(vocab, vocab)) * 3).astype(np.float32)
+        self.table += np.random.default_rng(2).normal(size=self.table.shape).astype(np.float32) * np.float32(noise)
+        self.calls = 0
+
+    def logits(self, ids: np.ndarray) -> Iterator[np.ndarray]:
+        self.calls += 1
+        yield from (self.table[row % len(self.table)] for row in ids)

@@ -1,17 +1,23 @@
 """Comparisons of tiny bundles with each other and with references that are arrays."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
 
 from edgepress.bundle import TOKENIZER
+from edgepress.cache import Cache
 from edgepress.errors import BundleError, InputError, RuntimeFailure
 from edgepress.runtime import compare as module
-from edgepress.runtime.compare import SessionLogits, compare, dominated_by, names
+from edgepress.runtime import scoring
+from edgepress.runtime.compare import SessionLogits, compare, names
+from edgepress.runtime.comparison import Candidate, Comparison
+from edgepress.runtime.evaluate import evaluate
 from edgepress.runtime.session import Session
 from tests.runtime.tiny_bundle import CONTEXT, VOCAB, byte_tokenizer, tiny_model, write_bundle, write_manifest
 
@@ -203,10 +209,92 @@ def test_names_are_folder_names_unless_they_collide() -> None:
     assert names([Path("a/four"), Path("b/four")]) == ["a/four", "b/four"]
 
 
-def test_dominated_points_name_the_best_point_that_dominates_them() -> None:
-    sizes, kl = [100, 50, 60, 55, 20], [0.0, 0.1, 0.3, 0.1, 0.9]
-    assert dominated_by(sizes, kl) == [None, None, 1, 1, None]
+class Counted(Shifted):
+    """A reference that counts its uses."""
+
+    uses = 0
+
+    def logits(self, ids: np.ndarray) -> Iterator[np.ndarray]:
+        self.uses += 1
+        yield from super().logits(ids)
 
 
-def test_equal_points_do_not_dominate_each_other() -> None:
-    assert dominated_by([5, 5], [0.1, 0.1]) == [None, None]
+def cached(bundles: list[Path], reference: Counted, folder: Path, **changes: Any) -> Comparison:
+    options: dict[str, Any] = {"context": SMALL, "speed": False, "reference_digest": "shifted"} | changes
+    return compare(bundles, reference, TEXTS, cache=Cache(folder), **options)
+
+
+def test_scores_of_before_are_not_computed_again(
+    tiny_bundle: Path, noisy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = Counted(tiny_bundle, 0.1)
+    first = cached([tiny_bundle], reference, tmp_path)
+    evaluated = count_evaluations(monkeypatch)
+    both = cached([tiny_bundle, noisy_bundle], reference, tmp_path)
+    assert (evaluated, reference.uses) == (["noisy"], 1)
+    assert both.rows[0].mean_kl == first.rows[0].mean_kl
+    again = cached([tiny_bundle, noisy_bundle], reference, tmp_path)
+    assert (evaluated, reference.uses) == (["noisy"], 1)
+    assert again.to_dict() == both.to_dict()
+    uncached = compare([tiny_bundle, noisy_bundle], reference, TEXTS, context=SMALL, speed=False)
+    assert uncached.to_dict() == both.to_dict()
+
+
+@pytest.mark.parametrize("change", [{"reference_digest": "other"}, {"max_chunks": 2}, {"context": 2 * SMALL}])
+def test_scores_on_other_texts_or_against_another_reference_are_no_use(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    reference = Counted(tiny_bundle, 0.1)
+    cached([tiny_bundle], reference, tmp_path)
+    evaluated = count_evaluations(monkeypatch)
+    cached([tiny_bundle], reference, tmp_path, **change)
+    assert (evaluated, reference.uses) == (["tiny"], 2)
+
+
+def test_a_bundle_with_other_weights_is_scored_anew(
+    tiny_bundle: Path, noisy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "same"))
+    cached([folder], Counted(tiny_bundle, 0.1), tmp_path / "cache")
+    shutil.rmtree(folder)
+    shutil.copytree(noisy_bundle, folder)
+    evaluated = count_evaluations(monkeypatch)
+    cached([folder], Counted(tiny_bundle, 0.1), tmp_path / "cache")
+    assert evaluated == ["same"]
+
+
+def test_an_interrupted_comparison_goes_on_with_the_bundles_that_are_left(
+    tiny_bundle: Path, noisy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = Counted(tiny_bundle, 0.1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        evaluated = count_evaluations(patch, stop_at="noisy")
+        cached([tiny_bundle, noisy_bundle], reference, tmp_path)
+    assert evaluated == ["tiny"]
+    evaluated = count_evaluations(monkeypatch)
+    rows = cached([tiny_bundle, noisy_bundle], reference, tmp_path).rows
+    assert (evaluated, reference.uses, len(rows)) == (["noisy"], 1, 2)
+
+
+def count_evaluations(patch: pytest.MonkeyPatch, stop_at: str = "") -> list[str]:
+    done: list[str] = []
+
+    def counted(name: str, *rest: Any, **options: Any) -> np.ndarray:
+        if name == stop_at:
+            raise KeyboardInterrupt
+        done.append(name)
+        return evaluate(name, *rest, **options)
+
+    patch.setattr(scoring, "evaluate", counted)
+    return done
+
+
+def test_another_engine_is_scored_on_the_same_chunks(tiny_bundle: Path, noisy_bundle: Path) -> None:
+    """Its row follows the bundles', and is what a bundle with the same logits gets."""
+    other = Candidate("llama", 5_000, 4_000, lambda: SessionLogits(Session(noisy_bundle)))
+    reference = SessionLogits(Session(tiny_bundle))
+    rows = compare([tiny_bundle, noisy_bundle], reference, TEXTS, context=SMALL, speed=False, others=[other]).rows
+    assert [row.name for row in rows] == ["tiny", "noisy", "llama"]
+    assert rows[2].mean_kl == rows[1].mean_kl > 0.001
+    assert (rows[2].bits_per_weight, rows[2].decode_tokens_per_s, rows[2].continuation) == (10, None, None)
+    assert rows[0].against["llama"].is_lower and rows[1].against["llama"].is_tie

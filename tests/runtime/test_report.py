@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgepress.errors import InputError, RuntimeFailure
-from edgepress.runtime import report
-from edgepress.runtime.report import COLUMNS, draw, page, write_report
+from edgepress.runtime import picture, report
+from edgepress.runtime.picture import draw
+from edgepress.runtime.report import page, write_report
+from edgepress.runtime.tables import ACCURACY, SUMMARY, tables
 from tests.runtime.fakes import comparison, row
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -53,13 +55,15 @@ def test_every_column_of_every_row_is_in_the_page() -> None:
     rows = [row("first", mean_kl=0.5), row("second", size=7_000_000)]
     html = page(comparison(*rows), b"")
     for r in rows:
-        for _, cell in COLUMNS:
+        for _, cell in (*SUMMARY, *ACCURACY):
             assert f"<td>{cell(r)}</td>" in html
 
 
 def test_dominated_rows_are_marked_in_the_page() -> None:
-    html = page(comparison(row("a"), row("b", dominated_by="a")), b"")
-    assert len(re.findall(r'<tr class="dominated"><td>b</td>', html)) == 1
+    found = comparison(row("a"), row("b", dominated_by="a"))
+    html = page(found, b"")
+    assert len(re.findall(r'<tr class="dominated"><td>b</td>', html)) == len(tables(found))
+    assert '<tr class="dominated"><td>a</td>' not in html
 
 
 def test_a_comparison_without_speed_or_prompt_is_complete(tmp_path: Path) -> None:
@@ -127,10 +131,10 @@ def test_the_front_is_a_line_by_size_and_dominated_points_are_hollow() -> None:
         row("small", 10_000_000, 0.2),
         row("bad", 20_000_000, 0.3, dominated_by="small"),
     ]
-    report._draw_points(axes, rows)
+    picture._draw_points(axes, rows)
     front, dominated = axes.lines
     assert front[0] == [10.0, 30.0]
-    assert front[1] == [0.2, report.FLOOR]
+    assert front[1] == [0.2, picture.FLOOR]
     assert dominated[:2] == ([20.0], [0.3])
     assert dominated[2]["markerfacecolor"] == "none"
     assert sorted(axes.labels) == ["bad (dominated by small)", "big", "small"]
