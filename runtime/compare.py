@@ -17,11 +17,12 @@ from edgepress.errors import InputError
 from edgepress.progress import Track, silent
 from edgepress.runtime import providers
 from edgepress.runtime.bench import Measurement, bench
+from edgepress.runtime.choices import Exam, Question
 from edgepress.runtime.comparison import Candidate, Comparison, Row, judged
 from edgepress.runtime.digests import bundle_digest, digest
 from edgepress.runtime.engine import Engine
 from edgepress.runtime.evaluate import Corpus, LogitsSource, gather
-from edgepress.runtime.quality import Evaluation, assess
+from edgepress.runtime.quality import Answers, Evaluation, assess
 from edgepress.runtime.scoring import Scorer
 from edgepress.runtime.session import Session
 from edgepress.runtime.tokenizer import Tokenizer
@@ -54,6 +55,7 @@ def compare(
     prompt: str | None = None,
     speed: bool = True,
     verify: bool = False,
+    tasks: Mapping[str, Sequence[Question]] | None = None,
     others: Sequence[Candidate] = (),
     reference_name: str = "",
     reference_digest: str | None = None,
@@ -65,6 +67,7 @@ def compare(
     Args:
         texts: name -> text. Each is cut into chunks of `context` tokens, of which the first `max_chunks` are used.
         speed: also measure speed, load time and memory, in processes of their own.
+        tasks: name -> multiple-choice questions, see edgepress.runtime.choices.
         others: what other engines compute, in rows after the bundles'.
         reference_digest: a hash of the reference's content, which `cache` needs: with both, what was scored before,
             by an interrupted comparison too, is not computed again. Speed is always measured anew.
@@ -82,18 +85,20 @@ def compare(
     measured: Sequence[Measurement | None] = [None] * len(opened)
     if speed:
         measured = bench(bundles, repetitions=REPETITIONS, provider=provider, threads=threads, track=track)
-    vocabulary = opened[0].manifest.vocab_size
+    vocabulary, longest = opened[0].manifest.vocab_size, min(bundle.manifest.context for bundle in opened)
+    kept: dict[str, Any] = {"cache": cache, "identity": reference_digest, "track": track}
+    exam = Exam(reference, tasks or {}, tokenizer, longest, **kept)
     found: list[tuple[Row, np.ndarray]] = []
-    with Scorer(reference, corpus, vocabulary, cache=cache, identity=reference_digest, track=track) as scorer:
+    with Scorer(reference, corpus, vocabulary, **kept) as scorer:
         for name, bundle, measurement in zip(names(bundles), opened, measured, strict=True):
             session = once(partial(Session, bundle, provider=provider, threads=threads, max_length=context))
             candidate = _candidate(name, bundle, session, provider)
-            evaluation = assess(scorer.scores(candidate), corpus.domains)
+            evaluation, answers = assess(scorer.scores(candidate), corpus.domains), exam.answers(candidate)
             continuation = _continue(session(), tokenizer, prompt_ids) if prompt_ids else None
-            found.append((_row(candidate, evaluation, measurement, continuation), evaluation.chunk_kl))
+            found.append((_row(candidate, evaluation, answers, measurement, continuation), evaluation.chunk_kl))
         for candidate in others:
-            evaluation = assess(scorer.scores(candidate), corpus.domains)
-            found.append((_row(candidate, evaluation), evaluation.chunk_kl))
+            evaluation, answers = assess(scorer.scores(candidate), corpus.domains), exam.answers(candidate)
+            found.append((_row(candidate, evaluation, answers), evaluation.chunk_kl))
     rows = judged([row for row, _ in found], [chunk_kl for _, chunk_kl in found])
     meta = _meta(opened[0], corpus, rows, provider, threads) | {"reference": reference_name, "prompt": prompt}
     return Comparison(rows, meta)
@@ -174,6 +179,7 @@ def _candidate(name: str, bundle: Bundle, session: Callable[[], Session], provid
 def _row(
     candidate: Candidate,
     evaluation: Evaluation,
+    answers: dict[str, Answers],
     measured: Measurement | None = None,
     continuation: str | None = None,
 ) -> Row:
@@ -191,6 +197,7 @@ def _row(
         domains=dict(evaluation.domains),
         worst_domain=evaluation.worst_domain,
         continuation=continuation,
+        tasks=answers,
     )
 
 

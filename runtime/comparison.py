@@ -8,7 +8,7 @@ import numpy as np
 
 from edgepress.runtime.bench import Speed
 from edgepress.runtime.evaluate import LogitsSource
-from edgepress.runtime.quality import Quality
+from edgepress.runtime.quality import Answers, Quality
 from edgepress.runtime.significance import Difference, differences, verdicts
 
 EQUAL = 0.05  # bundles are of equal size up to this share of it
@@ -39,6 +39,7 @@ class Row(Quality):
         speeds: the same with test sizes, spread and energy.
         domains: name of a text -> its own Quality. worst_domain: the one with the highest mean KL.
         continuation: what the bundle writes after the prompt, greedily; None without a prompt.
+        tasks: name of a multiple-choice task -> how its questions were answered.
         dominated_by: the closest of those that are no larger and significantly closer to the reference; None on the
             front. ties: of one on the front, those no larger that are not told apart from it.
         against: name of another bundle -> mean KL of this one less that one's, with its 95 % interval.
@@ -56,6 +57,7 @@ class Row(Quality):
     domains: dict[str, Quality]
     worst_domain: str
     continuation: str | None
+    tasks: dict[str, Answers] = field(default_factory=dict)
     dominated_by: str | None = None
     ties: list[str] = field(default_factory=list)
     against: Mapping[str, Difference] = field(default_factory=dict)

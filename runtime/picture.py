@@ -46,11 +46,11 @@ def _draw_points(axes: Any, rows: Sequence[Row]) -> None:
     for i, row in enumerate(sorted(rows, key=lambda r: r.size_bytes)):
         color = "#999999" if row.dominated_by else "#111111"
         label = f"{row.name} ({row.verdict})" if row.verdict else row.name
-        left = row.size_bytes > middle or (i % 2 and not row.dominated_by)  # labels of neighbours part ways
+        left = row.size_bytes > middle
         axes.annotate(
             label,
             (row.size_bytes / 1e6, max(row.mean_kl, FLOOR)),
-            xytext=(-7, -12) if left else (7, 5),
+            xytext=(-7 if left else 7, -12 if i % 2 else 5),  # labels of neighbours part ways
             textcoords="offset points",
             ha="right" if left else "left",
             color=color,

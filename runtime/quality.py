@@ -40,6 +40,25 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """How multiple-choice questions were answered; `*_error` is a standard error.
+
+    Attributes:
+        flips: share of answers that are right here and wrong with the reference, or the other way round.
+        to_wrong, to_right: how many of each.
+    """
+
+    questions: int
+    accuracy: float
+    accuracy_error: float
+    reference_accuracy: float
+    flips: float
+    flips_error: float
+    to_wrong: int
+    to_right: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Quality over all scored tokens, per text, and the name of the text with the highest mean KL.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgepress.runtime.comparison import EQUAL, Comparison, Row
+from edgepress.runtime.quality import Answers
 
 Cell = tuple[str, Callable[[Row], str]]
 SUMMARY: Sequence[Cell] = (
@@ -54,6 +55,7 @@ def tables(comparison: Comparison) -> list[Table]:
     ]  # fmt: skip
     if len(rows[0].domains) > 1:
         found.append(_per_text(rows))
+    found += [_task(task, rows) for task in rows[0].tasks]
     return found + [_equal(group) for group in comparison.of_equal_size()]
 
 
@@ -67,6 +69,24 @@ def _per_text(rows: Sequence[Row]) -> Table:
     cells: list[Cell] = [("bundle", lambda r: r.name)]
     cells += [(text, lambda r, text=text: f"{r.domains[text].mean_kl:.3g}") for text in texts]  # type: ignore[misc]
     return _of_cells("Mean KL per text", "", [*cells, ("worst", lambda r: r.worst_domain)], rows)
+
+
+def _task(task: str, rows: Sequence[Row]) -> Table:
+    def of(show: Callable[[Answers], str]) -> Callable[[Row], str]:
+        return lambda row: show(row.tasks[task])
+
+    cells: Sequence[Cell] = (
+        ("bundle", lambda r: r.name),
+        ("accuracy", of(lambda a: f"{a.accuracy:.1%} ± {a.accuracy_error:.1%}")),
+        ("the reference's", of(lambda a: f"{a.reference_accuracy:.1%}")),
+        ("flips", of(lambda a: f"{a.flips:.1%} ± {a.flips_error:.1%}")),
+        ("to wrong", of(lambda a: str(a.to_wrong))),
+        ("to right", of(lambda a: str(a.to_right))),
+    )
+    title = f"Task {task}, {rows[0].tasks[task].questions} questions"
+    return _of_cells(
+        title, "Flips: answers that turn from right to wrong or back, beside the reference's.", cells, rows
+    )
 
 
 def _equal(group: Sequence[Row]) -> Table:

@@ -32,10 +32,14 @@ class Tokenizer:
         except Exception as cause:  # tokenizers raises nothing more specific
             raise BundleError(f"cannot read {folder / TOKENIZER}: {cause}; write the bundle again") from None
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text; raises InputError if it is not valid Unicode."""
-        ids = self._encode(text, special=True)
-        return ids if self._bos is None or ids[:1] == [self._bos] else [self._bos, *ids]
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The tokens of a text; `special`: with those that the model expects around one.
+
+        Raises:
+            InputError: it is not valid Unicode.
+        """
+        ids = self._encode(text, special=special)
+        return ids if not special or self._bos is None or ids[:1] == [self._bos] else [self._bos, *ids]
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The tokens of a chat; its template writes every special token itself."""

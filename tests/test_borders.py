@@ -19,6 +19,7 @@ NEEDS_COMPRESS = {
     "edgepress.checkpoint",
     "edgepress.cli.optimum",
     "edgepress.hub",
+    "edgepress.runtime.harness",  # needs lm-eval, and what that needs
     *(f"edgepress.readers.{name}" for name in READERS),
 }
 MOST_LINES = 400

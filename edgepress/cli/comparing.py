@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.markup import escape
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgepress.runtime.comparison import Comparison
     from edgepress.runtime.evaluate import LogitsSource
 
+T = TypeVar("T")
+
 Texts = Annotated[list[Path], typer.Option("--text", help="UTF-8 text to score; may be repeated.", show_default=False)]
 Keep = Annotated[
     bool, typer.Option("--cache/--no-cache", help="Keep what is computed, and use it again; see EDGEPRESS_CACHE.")
@@ -34,6 +36,9 @@ def compare(
     bundles: Bundles,
     reference: Annotated[str, typer.Option(help="The original model, or a bundle.", show_default=False)],
     text: Texts,
+    task: Annotated[
+        list[Path] | None, typer.Option(help="Multiple-choice questions (JSONL); may be repeated.", show_default=False)
+    ] = None,
     context: Annotated[int, typer.Option(help="Tokens per chunk; the second half of each is scored.")] = 512,
     chunks: Annotated[int | None, typer.Option(min=1, help="At most this many chunks of each text.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Also show what each bundle writes after this.")] = None,
@@ -53,18 +58,24 @@ def compare(
     by default ~/.cache/edgepress, up to EDGEPRESS_CACHE_SIZE, by default 10GB: run again after an interruption, it
     goes on with the bundles that are left.
 
+    A line of a task is {"question": TEXT, "choices": [TEXT, ...], "answer": INDEX}. Answers are chosen by likelihood
+    per byte; flips are those that turn from right to wrong or back, beside the reference's.
+
     Of embedding models: the cosine with the original's embedding of each line; --chunks is how many lines of each text.
     """
+    from edgepress.runtime.choices import read_questions
     from edgepress.runtime.compare import compare as run
     from edgepress.runtime.report import check_output, write_report
+    from edgepress.texts import read_text
 
     if output and not force:
         check_output(output)
-    texts = read_texts(text)
+    texts = read_all(text, read_text)
+    tasks = read_all(task or [], read_questions)
     opened = open_bundle(bundles[0])
     if opened.manifest.task == "embedding":
-        if output:
-            raise InputError("embeddings are compared in numbers only; leave out --output, and use --json")
+        if output or task:
+            raise InputError("embeddings are compared in numbers only; leave out --output and --task, and use --json")
         from edgepress.cli.encoders import compare_embeddings
 
         compare_embeddings(bundles, reference, texts, chunks, provider, threads, json)
@@ -82,6 +93,7 @@ def compare(
                 provider=provider,
                 threads=threads,
                 prompt=prompt,
+                tasks=tasks,
                 speed=speed,
                 verify=verify,
                 reference_name=reference,
@@ -97,14 +109,12 @@ def compare(
             write_report(comparison, output, overwrite=force)
 
 
-def read_texts(paths: Sequence[Path]) -> dict[str, str]:
-    """Name -> text; raises InputError where two would have one name."""
-    from edgepress.texts import read_text
-
+def read_all(paths: Sequence[Path], read: Callable[[Path], T]) -> dict[str, T]:
+    """Name -> what `read` finds in the file of that name; raises InputError where two files have one name."""
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):
-        raise InputError(f"two texts are called {max(names, key=names.count)}; rename one, for names label the results")
-    return {name: read_text(path) for name, path in zip(names, paths, strict=True)}
+        raise InputError(f"two files are called {max(names, key=names.count)}; rename one, for names label the results")
+    return {name: read(path) for name, path in zip(names, paths, strict=True)}
 
 
 def open_reference(

@@ -103,14 +103,15 @@ def _plan(checkpoint: Any, variant: Variant, statistics: Any, track: Track) -> A
 
 def _compare(samples: Path, bundles: list[Path], track: Track) -> Any:
     from edgepress.cache import default_cache
-    from edgepress.cli.comparing import open_reference, read_texts
+    from edgepress.cli.comparing import open_reference, read_all
     from edgepress.runtime.compare import compare
+    from edgepress.texts import read_text
 
     reference, digest = open_reference(str(samples / MODEL), bundles[0], None, False, track)
     return compare(
         bundles,
         reference,
-        read_texts(sorted((samples / EVALUATION).glob("*.txt"))),
+        read_all(sorted((samples / EVALUATION).glob("*.txt")), read_text),
         max_chunks=EVALUATION_CHUNKS,
         prompt=PROMPT,
         reference_name=MODEL,

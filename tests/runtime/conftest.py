@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgepress.runtime.evaluate import Corpus, gather
+from tests.export.conftest import bundle_of as bundle_of
 from tests.runtime.fakes import BIGRAM_CONTEXT, BIGRAM_VOCAB
 from tests.runtime.tiny_bundle import write_bundle
 

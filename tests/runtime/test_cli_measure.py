@@ -95,6 +95,28 @@ def test_the_report_is_written(compare: Edgepress, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_task_has_a_table_and_a_field(compare: Edgepress, tmp_path: Path) -> None:
+    task = tmp_path / "sounds.jsonl"
+    task.write_text('{"question": "the cow says", "choices": ["moo", "meow"], "answer": 0}\n')
+    status, out, err = compare("--no-speed", "--task", task)
+    assert (status, err) == (0, "")
+    assert "Task sounds, 1 questions" in out
+    (row,) = json.loads(compare("--no-speed", "--task", task, "--json")[1])["rows"]
+    assert row["tasks"]["sounds"]["flips"] == 0
+
+
+def test_what_was_computed_is_kept_unless_told_otherwise(
+    compare: Edgepress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
+    first = compare("--no-speed", "--json", "--no-cache")
+    assert list((tmp_path / "cache").glob("*")) == []
+    assert compare("--no-speed", "--json") == first
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+    monkeypatch.setattr("edgepress.runtime.evaluate.score", lambda *_: pytest.fail("scored again"))
+    assert compare("--no-speed", "--json") == first
+
+
 def test_a_report_is_not_written_over_unless_forced(compare: Edgepress, tmp_path: Path) -> None:
     (tmp_path / "comparison.json").write_text("mine")
     status, _, err = compare("--no-speed", "-o", tmp_path)
@@ -120,7 +142,7 @@ def test_two_texts_of_one_name_are_refused(compare: Edgepress, tmp_path: Path) -
     (tmp_path / "other" / "english.txt").write_text("another")
     status, _, err = compare("--text", tmp_path / "other" / "english.txt")
     assert status == 1
-    assert "two texts are called english" in err
+    assert "two files are called english" in err
 
 
 def test_a_reference_with_another_tokenizer_is_refused(

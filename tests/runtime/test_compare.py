@@ -15,6 +15,7 @@ from edgepress.cache import Cache
 from edgepress.errors import BundleError, InputError, RuntimeFailure
 from edgepress.runtime import compare as module
 from edgepress.runtime import scoring
+from edgepress.runtime.choices import Question
 from edgepress.runtime.compare import SessionLogits, compare, names
 from edgepress.runtime.comparison import Candidate, Comparison
 from edgepress.runtime.evaluate import evaluate
@@ -298,3 +299,14 @@ def test_another_engine_is_scored_on_the_same_chunks(tiny_bundle: Path, noisy_bu
     assert rows[2].mean_kl == rows[1].mean_kl > 0.001
     assert (rows[2].bits_per_weight, rows[2].decode_tokens_per_s, rows[2].continuation) == (10, None, None)
     assert rows[0].against["llama"].is_lower and rows[1].against["llama"].is_tie
+
+
+def test_tasks_are_answered_by_every_row(tiny_bundle: Path, noisy_bundle: Path) -> None:
+    tasks = {"sounds": [Question("the cow says", ["moo", "meow"], 0), Question("the cat says", ["moo", "meow"], 1)]}
+    other = Candidate("llama", 5_000, 4_000, lambda: SessionLogits(Session(noisy_bundle)))
+    reference = SessionLogits(Session(tiny_bundle))
+    rows = compare([tiny_bundle, noisy_bundle], reference, TEXTS, context=SMALL, speed=False, tasks=tasks,
+                   others=[other]).rows  # fmt: skip
+    same, noisy, llama = (row.tasks["sounds"] for row in rows)
+    assert (same.questions, same.flips, same.accuracy) == (2, 0, same.reference_accuracy)
+    assert noisy == llama
