@@ -1,10 +1,13 @@
 """Carrying out a plan: a packed folder, written part by part; run again after an interruption, it goes on."""
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
+
+from safetensors.numpy import load_file
 
 from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
 from edgepress.compress.packed import PLAN, RECORD, VERSION, PackedModel, open_packed, part_file, writing
@@ -19,8 +22,9 @@ from edgepress.progress import Track, silent
 
 
 def apply(
-    checkpoint: Checkpoint, plan: Plan, folder: Path, statistics: Statistics | None = None, *, track: Track = silent
-) -> PackedModel:
+    checkpoint: Checkpoint, plan: Plan, folder: Path, statistics: Statistics | None = None, *,
+    memory: int | None = None, track: Track = silent,
+) -> PackedModel:  # fmt: skip
     """Press a checkpoint into a packed folder.
 
     The parts are written to `<folder>.partial`, which becomes `folder` when all is done. It stays after an interruption
@@ -28,7 +32,7 @@ def apply(
     result is the same, byte for byte.
 
     Args:
-        statistics: as Packer takes them.
+        statistics, memory: as Packer takes them.
 
     Raises:
         InputError: the folder exists, or `<folder>.partial` belongs to another checkpoint, plan or calibration.
@@ -38,7 +42,7 @@ def apply(
     """
     if folder.exists():
         raise InputError(f"output folder {folder} exists; choose another or remove it")
-    packer = Packer(checkpoint, plan, statistics)
+    packer = Packer(checkpoint, plan, statistics, memory)
     partial = folder.with_name(f"{folder.name}.partial")
     _begin(partial, packer)
     try:
@@ -54,7 +58,9 @@ def apply(
 def _press(packer: Packer, partial: Path, track: Track) -> None:
     for part in track(parts(packer.spec), "pressing"):
         target = partial / part_file(part)
-        if not target.exists():
+        if target.exists():
+            packer.passed(part, functools.partial(load_file, target))
+        else:
             with writing(target, part_tensors(packer.spec, packer.plan, part)) as sink:
                 packer.emit(part, sink)
     packer.plan.save(partial / PLAN)
@@ -74,6 +80,7 @@ def _begin(partial: Path, packer: Packer) -> None:
         "plan": packer.plan.digest(),
         "source": source_fingerprint(packer.checkpoint),
         "calibration": packer.statistics.digest() if packer.statistics else None,
+        "notes": packer.notes,
     }
     text = json.dumps(record, indent=1) + "\n"
     path = partial / RECORD

@@ -41,7 +41,7 @@ def calibrate(
         return load_statistics(saved.result)
     model = ReferenceModel(checkpoint, memory=memory)
     with model.embed(ids) as states:
-        done, statistics = (saved and saved.load(states)) or (0, Statistics(ids.size))
+        done, statistics = (saved and saved.load(states)) or (0, Statistics(ids.size, ids=ids))
         for i in track(range(done, checkpoint.spec.layers), "calibrating"):
             _observe_layer(model, i, states, statistics)
             if saved:

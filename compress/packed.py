@@ -1,7 +1,7 @@
 """The packed folder: one safetensors file per part, plan.json, config.json, tokenizer files, and packed.json.
 
 packed.json says what the folder was pressed from: {"version", "origin", "plan" (digest), "source" (fingerprint),
-"calibration" (digest, or null)}.
+"calibration" (digest, or null), "notes" (see Packer)}.
 """
 
 import json
@@ -63,6 +63,7 @@ class PackedModel:
         self.spec = read_spec(self.config, load_architecture(self.config["model_type"]))
         self.plan = load_plan(folder / PLAN, self.spec)
         self.origin: dict[str, Any] = record.get("origin") or {}
+        self.notes: list[str] = record.get("notes") or []
         if record.get("plan") != self.plan.digest():
             raise CheckpointError(f"{folder / PLAN} was edited after pressing; press the original model with it")
         for part in parts(self.spec):

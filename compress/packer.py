@@ -6,24 +6,31 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgepress.architecture import ModelSpec
 from edgepress.checkpoint import Checkpoint
-from edgepress.compress.quantizers import QUANTIZERS
+from edgepress.compress.quantizers import QUANTIZERS, gptq
 from edgepress.compress.statistics import Statistics, check_statistics
 from edgepress.errors import CheckpointError, PlanError
 from edgepress.formats import F16, Format
 from edgepress.layout import Stored, bank_path, banks, expert_biases, module_path, part_tensors, vector_name
 from edgepress.packed import Sink
-from edgepress.plan import Plan, check_plan
+from edgepress.plan import Plan, check_plan, expert_shapes, matrix_roles
 from edgepress.roles import input_roles, layer_roles, output_roles
+
+if TYPE_CHECKING:
+    from edgepress.compress.layerwise import Layerwise
 
 _CHUNK = 1 << 20  # weights that one task presses: at most about 10 MB, and milliseconds of work
 _AHEAD = 2  # tasks per core that are begun before their results are taken
 
 _SOURCES: dict[str, tuple[str, ...]] = {"gate_up": ("gate", "up"), "down": ("down",)}
 
+# What a quantizer is told of a matrix's inputs: what an error in each column counts, or all that gptq needs.
+Weighs = np.ndarray | gptq.Inputs | None
 # Rows for a sink: tensor name, first row, rows [n, columns].
 Run = tuple[str, int, np.ndarray]
 Task = Callable[[], list[Run]]
@@ -33,14 +40,18 @@ class Packer:
     """A WeightSource (edgepress.packed): the checkpoint's weights, as the plan stores them.
 
     Args:
-        statistics: of a calibration: an error of a weight counts by the mean square of the input that it meets.
+        statistics: of a calibration: an error of a weight counts by the mean square of the input that it meets. gptq
+            needs them, and runs their tokens through the model again; the parts must then be emitted in their order.
+        memory: of gptq, as ReferenceModel takes it.
 
     Raises:
-        PlanError: a plan for another model, or an unknown quantizer.
+        PlanError: a plan for another model, an unknown quantizer, or gptq without statistics.
         InputError: statistics of another model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None, memory: int | None = None
+    ) -> None:
         check_plan(plan, checkpoint.spec)
         if statistics:
             check_statistics(statistics, checkpoint.spec)
@@ -53,6 +64,27 @@ class Packer:
         self.config = checkpoint.config
         self.folder = checkpoint.path
         self.origin = origin(checkpoint.source)
+        self._rare: list[str] = []
+        self._layerwise = self._prepare_gptq(memory) if plan.quantizer == "gptq" else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not done as planned, in sentences."""
+        if not self._rare:
+            return []
+        names = ", ".join(self._rare)
+        return [f"gptq saw too few inputs of {len(self._rare)} matrices, which kquant quantized: {names}"]
+
+    def _prepare_gptq(self, memory: int | None) -> "Layerwise":
+        from edgepress.compress.layerwise import Layerwise  # needs torch
+
+        if self.statistics is None or self.statistics.ids is None:
+            raise PlanError("quantizer gptq needs a calibration; add --calibrate FILE")
+        seen, tokens = self.statistics.seen, self.statistics.tokens
+        self._rare = [
+            m for m, (_, columns) in _quantized(self.spec, self.plan) if seen(m) < gptq.enough(columns, tokens)
+        ]
+        return Layerwise(self.checkpoint, self, self.statistics.ids, memory)
 
     def emit(self, part: str, sink: Sink) -> None:
         """Press one part (edgepress.layout.parts) and send every tensor of it to the sink, in runs of rows.
@@ -60,6 +92,20 @@ class Packer:
         Raises:
             CheckpointError: a tensor cannot be read, or holds values beyond the float16 that it is to be stored in.
         """
+        if self._layerwise is None:
+            self._emit(part, sink)
+            return
+        stored = Gathered(part_tensors(self.spec, self.plan, part), sink)
+        with self._layerwise.observing(part):
+            self._emit(part, stored)
+        self._layerwise.follow(part, stored.tensors)
+
+    def passed(self, part: str, read: Callable[[], dict[str, np.ndarray]]) -> None:
+        """A part was emitted before, by another Packer like this one; `read` gives its tensors, should they be needed."""
+        if self._layerwise:
+            self._layerwise.follow(part, read())
+
+    def _emit(self, part: str, sink: Sink) -> None:
         whole = Whole(part_tensors(self.spec, self.plan, part), sink)
         for runs in _on_all_cores(self._tasks(part)):
             for run in runs:
@@ -70,7 +116,7 @@ class Packer:
         if part == "embedding":
             yield from self._matrix("embedding")
             if self.spec.learned_positions:
-                yield from self._runs(["positions"], module_path(self.spec, "positions"), 0, F16)
+                yield from self._runs("positions", ["positions"], module_path(self.spec, "positions"), 0, F16)
             for role, _ in input_roles(self.spec):
                 yield partial(self._vector, role)
         elif part == "output":
@@ -114,7 +160,7 @@ class Packer:
         return [(f"{module_path(self.spec, role)}.weight", 0, self._to16(rows, role))]
 
     def _matrix(self, role: str) -> Iterator[Task]:
-        return self._runs([role], module_path(self.spec, role), 0, self.plan.format(role))
+        return self._runs(role, [role], module_path(self.spec, role), 0, self.plan.format(role))
 
     def _experts(self, layer: int, projection: str, names: tuple[str, ...]) -> Iterator[Task]:
         kept = self.plan.kept(layer)
@@ -122,25 +168,28 @@ class Packer:
             path = bank_path(self.spec, layer, projection, bank.format)
             for index, member in enumerate(bank.members):
                 sources = [f"layers.{layer}.experts.{kept[member]}.{name}" for name in names]
-                yield from self._runs(sources, path, index, bank.format)
+                matrix = f"layers.{layer}.experts.{kept[member]}.{projection}"
+                yield from self._runs(matrix, sources, path, index, bank.format)
 
-    def _runs(self, sources: list[str], path: str, index: int, chosen: Format) -> Iterator[Task]:
+    def _runs(self, matrix: str, sources: list[str], path: str, index: int, chosen: Format) -> Iterator[Task]:
         """The tasks that press one matrix, the `index`-th of its stack: the rows of its sources alternate."""
         rows, columns = self.checkpoint.shape(sources[0])
+        weighs = self._weighs(matrix) if chosen.quantized else None
         step = max(1, _CHUNK // (columns * len(sources)))
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             first = (index * rows + start) * len(sources)
-            yield partial(self._press, sources, start, stop, path, first, chosen)
+            yield partial(self._press, sources, start, stop, path, first, chosen, weighs)
 
-    def _press(self, sources: list[str], start: int, stop: int, path: str, first: int, chosen: Format) -> list[Run]:
+    def _press(
+        self, sources: list[str], start: int, stop: int, path: str, first: int, chosen: Format, weighs: Weighs
+    ) -> list[Run]:
         read = [self.checkpoint.rows(role, start, stop) for role in sources]
         matrix = read[0] if len(read) == 1 else np.stack(read, axis=1).reshape(-1, read[0].shape[1])
         if not chosen.quantized:
             return [(f"{path}.weight", first, self._to16(matrix, sources[0]))]
         try:
-            importance = self._importance(sources[0])
-            quantized = QUANTIZERS[self.plan.quantizer](matrix, chosen, self.plan.block_size, importance)
+            quantized = QUANTIZERS[self.plan.quantizer](matrix, chosen, self.plan.block_size, weighs)
         except OverflowError as cause:
             raise CheckpointError(f"{sources[0]} cannot be stored at {chosen.name}: {cause}; is it damaged?") from None
         runs = [(f"{path}.weight", first, quantized.codes), (f"{path}.scales", first, quantized.scales)]
@@ -148,9 +197,11 @@ class Packer:
             runs.append((f"{path}.zero_points", first, quantized.zero_points))
         return runs
 
-    def _importance(self, role: str) -> np.ndarray | None:
-        """float32 [columns]: what an error in each column counts, 1 on average; None: all alike."""
-        return self.statistics.importance(self.spec, role) if self.statistics else None
+    def _weighs(self, matrix: str) -> Weighs:
+        """What the quantizer is told of a matrix's inputs."""
+        if self._layerwise and matrix not in self._rare:
+            return self._layerwise.inputs(matrix)
+        return self.statistics.importance(self.spec, matrix) if self.statistics else None
 
     def _to16(self, rows: np.ndarray, role: str) -> np.ndarray:
         if rows.dtype == self.plan.dtype16:
@@ -177,6 +228,29 @@ def _on_all_cores(tasks: Iterator[Task]) -> Iterator[list[Run]]:
         finally:
             for future in begun:
                 future.cancel()
+
+
+def _quantized(spec: ModelSpec, plan: Plan) -> Iterator[tuple[str, tuple[int, int]]]:
+    """(matrix, shape) of every matrix that is stored in codes; an expert's are `layers.0.experts.1.gate_up` and `.down`."""
+    yield from ((role, shape) for role, shape in matrix_roles(spec) if plan.format(role).quantized)
+    for i in plan.experts:
+        for e in plan.kept(i):
+            for projection, shape in expert_shapes(spec).items():
+                if plan.expert_format(i, e, projection).quantized:
+                    yield f"layers.{i}.experts.{e}.{projection}", shape
+
+
+class Gathered:
+    """A Sink that passes rows on, and keeps them as `tensors`, by name."""
+
+    def __init__(self, tensors: list[Stored], sink: Sink) -> None:
+        self.tensors = {t.name: np.empty(t.shape, t.dtype) for t in tensors}
+        self._sink = sink
+
+    def __call__(self, name: str, row: int, rows: np.ndarray) -> None:
+        whole = self.tensors[name]
+        whole.reshape(-1, whole.shape[-1])[row : row + len(rows)] = rows
+        self._sink(name, row, rows)
 
 
 class Whole:

@@ -6,8 +6,8 @@ the checkpoint, the hidden states of all chunks pass through transformers' own d
 stored and become float32 one expert at a time; all arithmetic is in float32.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import prod
 from mmap import MADV_DONTNEED
@@ -25,6 +25,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.dequantized import Dequantized
 from edgepress.errors import InputError
 from edgepress.layout import vector_name
 from edgepress.progress import Track, silent
@@ -51,8 +52,14 @@ def _experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weight
     return result
 
 
+def expert_inner(experts: Any, expert: int, x: Tensor) -> Tensor:
+    """What the down projection of an expert reads, [n, I], where the expert reads x [n, H]."""
+    inner: Tensor = experts._apply_gate(_projected(experts, "gate_up_proj", expert, x))
+    return inner
+
+
 def _expert(self: Any, expert: int, x: Tensor, gate: Tensor) -> Tensor:
-    inner = self._apply_gate(_projected(self, "gate_up_proj", expert, x))
+    inner = expert_inner(self, expert, x)
     output = _projected(self, "down_proj", expert, inner)
     if (observer := getattr(self, "observer", None)) is not None:
         observer(expert, x, gate, inner, output)
@@ -106,8 +113,9 @@ class ReferenceModel:
     """A checkpoint as transformers computes it (a `LogitsSource` of edgepress.runtime.evaluate)."""
 
     def __init__(
-        self, checkpoint: Checkpoint, *, batch: int = 8, track: Track = silent, memory: int | None = None
-    ) -> None:
+        self, checkpoint: Checkpoint | Dequantized, *, batch: int = 8, track: Track = silent, memory: int | None = None,
+        kept: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:  # fmt: skip
         """Prepare the modules; no weights yet.
 
         Args:
@@ -115,6 +123,7 @@ class ReferenceModel:
             track: follows the layers of `logits`.
             memory: bytes that may be held. Beyond a share of it, hidden states lie in a temporary file (TMPDIR), and
                 a layer's experts stay in the checkpoint, read anew for each chunk.
+            kept: layer -> the experts that it keeps, numbered anew; None: all.
         """
         self.checkpoint, self.spec, self._track = checkpoint, checkpoint.spec, track
         self._memory, self._batch = memory, 1 if memory else batch
@@ -144,6 +153,10 @@ class ReferenceModel:
             setattr(self._decoder, self._renamed("positions").split(".")[-2], _NoPositions())
         if self.spec.experts and self.spec.experts.routing.scales_input:
             _dispatch_input_scaled(self._decoder)
+        count = range(self.spec.experts.count if self.spec.experts else 0)
+        self._kept = {i: list(kept[i] if kept else count) for i in self.spec.expert_layers}
+        for i in kept or ():
+            self._cut(i)
 
     def logits(self, ids: np.ndarray) -> Iterator[np.ndarray]:
         """For each chunk of ids (int64 [n, S]), in order, its logits (float32 [S, V]).
@@ -173,13 +186,16 @@ class ReferenceModel:
         """The input of the first layer, float32 [n, S, H], in a temporary file (TMPDIR) where it is large."""
         self._check_ids(ids)
         positions = self._read("positions").float()[: ids.shape[1]] if self.spec.learned_positions else 0.0
-        limit = self._memory // _STATES_SHARE if self._memory else _IN_MEMORY
-        with _states((*ids.shape, self.spec.hidden_size), limit) as states:
+        with self.room((*ids.shape, self.spec.hidden_size)) as states:
             for chunk, tokens in zip(states, ids, strict=True):
                 known, place = np.unique(tokens, return_inverse=True)
                 rows = torch.stack([self._rows("embedding", token, token + 1)[0] for token in known.tolist()])
                 chunk[:] = (rows[place].float() * self.spec.embedding_scale + positions).numpy()
             yield states
+
+    def room(self, shape: tuple[int, ...]) -> AbstractContextManager[np.ndarray]:
+        """float32, uninitialized, in a temporary file (TMPDIR) if it is more than hidden states may take."""
+        return _states(shape, self._memory // _STATES_SHARE if self._memory else _IN_MEMORY)
 
     @contextmanager
     def layer(self, i: int) -> Iterator[nn.Module]:
@@ -202,11 +218,17 @@ class ReferenceModel:
 
     def advance(self, states: np.ndarray) -> None:
         """Replace the layer's input (float32 [n, S, H]) by its output, in place."""
-        with torch.no_grad():
-            for start in range(0, len(states), self._batch):
-                batch = torch.from_numpy(states[start : start + self._batch])
-                batch[:] = self._decoder(inputs_embeds=batch, use_cache=False).last_hidden_state
-                _drop_pages(states)
+        for batch in self.visit(states):
+            batch[0][:] = batch[1]
+
+    def visit(self, states: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """The layer's input (float32 [n, S, H]), a few chunks at a time, and its output."""
+        for start in range(0, len(states), self._batch):
+            batch = torch.from_numpy(states[start : start + self._batch])
+            with torch.no_grad():
+                output = self._decoder(inputs_embeds=batch, use_cache=False).last_hidden_state
+            yield batch, output
+            _drop_pages(states)
 
     def normed(self, states: np.ndarray) -> Iterator[Tensor]:
         """For each chunk, what the head reads (float32 [S, H]): the last layer's output after the final norm."""
@@ -230,6 +252,20 @@ class ReferenceModel:
         name, _ = rename_source_key(stored, self._renamings, self._converters)
         return str(name)
 
+    def _cut(self, i: int) -> None:
+        """Make room for the kept experts of a layer alone."""
+        assert self.spec.experts
+        layer, count = self._layers[i], len(self._kept[i])
+        roles = [short for short, _ in layer_roles(self.spec, i) if short.startswith(("router", "experts.0."))]
+        for name in {self.local_name(f"layers.{i}.{short}") for short in roles}:
+            module, leaf = layer.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+            cut = getattr(module, leaf)[:count]
+            setattr(module, leaf, nn.Parameter(cut, requires_grad=False) if leaf in module._parameters else cut)
+        for module in layer.modules():
+            for fact in ("num_experts", "n_routed_experts"):
+                if getattr(module, fact, None) == self.spec.experts.count:
+                    setattr(module, fact, count)
+
     def _layer_weights(self, i: int, experts_on_disk: bool) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
         parameters = self._layers[i].state_dict()
@@ -238,17 +274,21 @@ class ReferenceModel:
             name = self.local_name(role)
             _, expert, template = split_role(role)
             held = self.checkpoint.architecture.fused_with(template)
+            if expert is not None and expert not in self._kept[i]:
+                continue
             if experts_on_disk and expert is not None and not template.endswith("_bias"):
                 weights[name] = parameters[name]  # without data
                 continue
             tensor = self._read(role)
             tensor = tensor if expert is not None else tensor.float()
+            if short.startswith("router"):
+                tensor = tensor[self._kept[i]]
             if held is None:
                 weights[name] = tensor.reshape(parameters[name].shape)
                 continue
             if name not in weights:
                 weights[name] = torch.empty(parameters[name].shape, dtype=tensor.dtype)
-            block = weights[name] if expert is None else weights[name][expert]
+            block = weights[name] if expert is None else weights[name][self._kept[i].index(expert)]
             self._part(role, block)[:] = tensor
         return weights
 
@@ -278,7 +318,9 @@ class ReferenceModel:
 
     def _expert_weight(self, i: int, name: str, expert: int) -> Tensor:
         """float32 weights of one expert, as transformers' parameter `name` has them, read from the checkpoint."""
-        roles = [role for role in self._expert_roles(i, expert) if self.local_name(role).endswith(f".{name}")]
+        roles = [
+            role for role in self._expert_roles(i, self._kept[i][expert]) if self.local_name(role).endswith(f".{name}")
+        ]
         shape = self._layers[i].get_submodule(self._experts_name(i)).get_parameter(name).shape[1:]
         block = torch.empty(shape)
         for role in roles:

@@ -31,6 +31,7 @@ class Statistics:
         peak: float64, largest norm2(f).
         input_square: float64 [K], mean square of each input column of a matrix, by role (`layers.0.q`, `head`);
             `layers.0.experts.gate_up` and `.down` are pooled over all routes of the layer.
+        ids: int64 [n, S], the tokens.
     """
 
     tokens: int
@@ -40,6 +41,7 @@ class Statistics:
     msan: ByLayer = field(default_factory=dict)
     peak: ByLayer = field(default_factory=dict)
     input_square: dict[str, np.ndarray] = field(default_factory=dict)
+    ids: np.ndarray | None = None
 
     def add_layer(self, layer: int, experts: int) -> None:
         """Begin a layer: nothing seen yet."""
@@ -61,6 +63,13 @@ class Statistics:
             return None
         return (squares / squares.mean()).astype(np.float32)
 
+    def seen(self, matrix: str) -> int:
+        """Inputs of a matrix that were seen; none of an embedding, whose rows are looked up."""
+        layer, expert, _ = split_role(matrix)
+        if layer is not None and expert is not None:
+            return int(self.frequency[layer][expert])
+        return 0 if matrix == "embedding" else self.tokens
+
     def digest(self) -> str:
         """Identifies what was seen."""
         digest = hashlib.sha256()
@@ -69,9 +78,10 @@ class Statistics:
         return digest.hexdigest()
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        arrays = {"tokens": np.array(self.tokens)}
-        for f in fields(self)[1:]:
-            arrays |= {f"{f.name}/{key}": array for key, array in getattr(self, f.name).items()}
+        arrays = {"tokens": np.array(self.tokens)} | ({} if self.ids is None else {"ids": self.ids})
+        for f in fields(self):
+            if isinstance(owner := getattr(self, f.name), dict):
+                arrays |= {f"{f.name}/{key}": array for key, array in owner.items()}
         return arrays
 
     def save(self, path: Path) -> None:
@@ -87,7 +97,7 @@ def load_statistics(path: Path) -> Statistics:
     try:
         with np.load(path) as file:
             arrays = dict(file)
-        statistics = Statistics(int(arrays.pop("tokens")))
+        statistics = Statistics(int(arrays.pop("tokens")), ids=arrays.pop("ids", None))
         for name, array in arrays.items():
             owner, key = name.split("/", 1)
             by_key: dict[Any, np.ndarray] = getattr(statistics, owner)

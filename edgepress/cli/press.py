@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgepress.cli.common import Json, human_bytes, making, print_json, tracker
-from edgepress.cli.pressing import Press, calibrations, make_plan, make_source, pressing
+from edgepress.cli.pressing import Press, calibrations, make_plan, make_source, memory_of, pressing
 from edgepress.errors import InputError
 
 
@@ -42,13 +42,13 @@ def compress(model: Model, output: Output, press: Press, json: Json = False) -> 
     checkpoint = open_checkpoint(model)
     with making(output), calibrations(output) as cache, tracker() as track:
         plan, statistics = make_plan(checkpoint, press, "cpu", track, cache)
-        apply(checkpoint, plan, output, statistics, track=track)
+        packed = apply(checkpoint, plan, output, statistics, memory=memory_of(press), track=track)
     size = sum(p.stat().st_size for p in output.iterdir())
     if json:
-        print_json({"folder": str(output), "size_bytes": size, "why": plan.why})
+        print_json({"folder": str(output), "size_bytes": size, "why": plan.why, "notes": packed.notes})
     else:
         typer.echo(f"{output}: {human_bytes(size)}")
-        for reason in plan.why:
+        for reason in (*plan.why, *packed.notes):
             typer.echo(f"  {reason}")
 
 
@@ -74,12 +74,14 @@ def export(
             source, output, provider=provider, activations=activations, with_library=with_library, track=track
         )
     if json:
-        print_json({"bundle": str(output), **manifest.to_dict()})
+        print_json({"bundle": str(output), **manifest.to_dict(), "notes": source.notes})
     else:
         typer.echo(
             f"{output}: {human_bytes(manifest.size_bytes)}, {manifest.parameters / 1e6:.1f} M parameters, "
             f"{manifest.bits_per_weight:.3f} bits per weight, provider {manifest.provider}"
         )
+        for note in source.notes:
+            typer.echo(f"  {note}")
 
 
 def _refuse_existing(output: Path) -> None:

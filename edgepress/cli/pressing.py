@@ -27,7 +27,7 @@ class Press:
     device: Annotated[str | None, typer.Option(help="Fit this device's memory; see `edgepress devices list`.")] = None
     keep_experts: Annotated[float, typer.Option(help="Share of each layer's experts to keep.")] = 1.0
     prune: Annotated[str, typer.Option(help="Which experts go: reap, frequency, gated_ean, msan or random.")] = "reap"
-    quantizer: Annotated[str, typer.Option(help="kquant or rtn.")] = "kquant"
+    quantizer: Annotated[str, typer.Option(help="kquant, gptq (calibrated), hqq or rtn.")] = "kquant"
     block_size: Annotated[int, typer.Option(help="Weights per scale: 16, 32, 64 or 128.")] = 32
     calibrate: Annotated[list[Path] | None, typer.Option(help="A text to calibrate on; may be repeated.")] = None
     calibration_chunks: Annotated[int, typer.Option(help="At most this many chunks of each text.")] = 16
@@ -82,7 +82,7 @@ def make_source(model: str, press: Press, provider: str, track: Track, cache: Pa
             raise InputError(f"{model} is pressed already; press options apply to the original model")
         return open_packed(Path(model))
     checkpoint = open_checkpoint(model)
-    return Packer(checkpoint, *make_plan(checkpoint, press, provider, track, cache))
+    return Packer(checkpoint, *make_plan(checkpoint, press, provider, track, cache), memory_of(press))
 
 
 def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path) -> tuple[Any, Any]:
@@ -140,9 +140,14 @@ def _calibrated(checkpoint: Any, press: Press, track: Track, cache: Path) -> Any
         raise InputError("calibration observes models that generate text; leave out --calibrate for an embedding model")
     from edgepress.compress.calibrate import calibrate
     from edgepress.texts import calibration_ids
-    from edgepress.units import parse_size
 
     context = min(512, checkpoint.spec.context)
     ids = calibration_ids(checkpoint.path / "tokenizer.json", press.calibrate, context, press.calibration_chunks)
-    memory = parse_size(press.memory) if press.memory else None
-    return calibrate(checkpoint, ids, track=track, cache=cache, memory=memory)
+    return calibrate(checkpoint, ids, track=track, cache=cache, memory=memory_of(press))
+
+
+def memory_of(press: Press) -> int | None:
+    """Bytes that calibration may take, None if unbounded."""
+    from edgepress.units import parse_size
+
+    return parse_size(press.memory) if press.memory else None
