@@ -38,7 +38,9 @@ def calibrate(
     """
     saved = _Saved(cache, _key(checkpoint, ids)) if cache else None
     if saved and saved.result.exists():
-        return load_statistics(saved.result)
+        statistics = load_statistics(saved.result)
+        statistics.ids = ids
+        return statistics
     model = ReferenceModel(checkpoint, memory=memory)
     with model.embed(ids) as states:
         done, statistics = (saved and saved.load(states)) or (0, Statistics(ids.size, ids=ids))

@@ -44,17 +44,19 @@ class Dequantized:
         return self.rows(role, 0, self.shape(role)[0])
 
     def rows(self, role: str, start: int, stop: int) -> np.ndarray:
-        """Rows of a matrix outside the experts."""
+        """Rows of a matrix."""
+        if ".experts." in role:
+            return self.tensor(role)[start:stop]
         if role not in self.plan.formats or not self.plan.format(role).quantized:
             return self._plain(role)[start:stop]
         path, chosen = module_path(self.spec, role), self.plan.format(role)
         return self._matrix(path, chosen, slice(start, stop)).astype(np.float32)
 
     def _plain(self, role: str) -> np.ndarray:
-        for name in (f"{module_path(self.spec, role)}.weight", vector_name(self.spec, role)):
-            if name in self.tensors:
-                return self.tensors[name].reshape(-1, *self.shape(role)[1:])
-        raise KeyError(role)
+        shape = self.shape(role)
+        matrix = len(shape) == 2 and role != "positions"
+        name = f"{module_path(self.spec, role)}.weight" if matrix else vector_name(self.spec, role)
+        return self.tensors[name].reshape(-1, *shape[1:])
 
     def _expert(self, layer: int, expert: int, part: str) -> np.ndarray:
         number = self.plan.kept(layer).index(expert)

@@ -101,7 +101,7 @@ class Packer:
         self._layerwise.follow(part, stored.tensors)
 
     def passed(self, part: str, read: Callable[[], dict[str, np.ndarray]]) -> None:
-        """A part was emitted before, by another Packer like this one; `read` gives its tensors, should they be needed."""
+        """Say that a part was emitted before, by another Packer like this one; `read` gives its tensors if need be."""
         if self._layerwise:
             self._layerwise.follow(part, read())
 
@@ -231,7 +231,7 @@ def _on_all_cores(tasks: Iterator[Task]) -> Iterator[list[Run]]:
 
 
 def _quantized(spec: ModelSpec, plan: Plan) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(matrix, shape) of every matrix that is stored in codes; an expert's are `layers.0.experts.1.gate_up` and `.down`."""
+    """(matrix, shape) of all that is stored in codes; an expert has `layers.0.experts.1.gate_up` and `.down`."""
     yield from ((role, shape) for role, shape in matrix_roles(spec) if plan.format(role).quantized)
     for i in plan.experts:
         for e in plan.kept(i):

@@ -1,9 +1,9 @@
 """HQQ: half-quadratic quantization (Badri and Shaji, 2023), which needs no data: outliers may keep their error.
 
-It minimises the p-norm, p = 0.7, of a block's error by splitting it: in turns, the error's outliers are taken out of the
-weights by shrinkage, and the grid is fitted to the rest by least squares. HQQ fits real zero points at a fixed scale; ours
-are whole codes, so the scale is fitted as well, and the zero point of least squares is rounded. Errors are measured in
-codes. The grid with the smallest p-norm that was met stays.
+It minimises the p-norm, p = 0.7, of a block's error by splitting it: in turns, the error's outliers are taken out of
+the weights by shrinkage, and the grid is fitted to the rest by least squares. HQQ fits real zero points at a fixed
+scale; ours are whole codes, so the zero point of least squares is rounded, and the scale is fitted as well. Errors are
+measured in codes. The grid with the smallest p-norm that was met stays.
 """
 
 import numpy as np

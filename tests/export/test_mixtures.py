@@ -14,6 +14,7 @@ from edgepress.architecture import load_architecture
 from edgepress.checkpoint import Checkpoint, open_checkpoint
 from edgepress.compress import Packer, choose_experts, make_plan
 from edgepress.compress.calibrate import calibrate
+from edgepress.compress.reference import ReferenceModel
 from edgepress.export import export
 from edgepress.runtime import Session
 from tests.export.test_parity import LOGITS, difference, tokens
@@ -78,6 +79,7 @@ def test_pruned(name: str, pruned: Callable[[str], tuple[Checkpoint, Kept]], tmp
     with torch.no_grad():
         want = transformers_without(checkpoint, kept)(torch.tensor(ids)).logits.numpy()
     assert difference(Session(tmp_path / "bundle").logits(ids), want) <= LOGITS
+    assert difference(np.stack(list(ReferenceModel(checkpoint, kept=kept).logits(ids))), want) <= 1e-4
 
 
 def token_kl(got: np.ndarray, want: np.ndarray) -> np.ndarray:
