@@ -255,15 +255,16 @@ class ReferenceModel:
     def _cut(self, i: int) -> None:
         """Make room for the kept experts of a layer alone."""
         assert self.spec.experts
-        layer, count = self._layers[i], len(self._kept[i])
+        layer, before, count = self._layers[i], self.spec.experts.count, len(self._kept[i])
         roles = [short for short, _ in layer_roles(self.spec, i) if short.startswith(("router", "experts.0."))]
         for name in {self.local_name(f"layers.{i}.{short}") for short in roles}:
             module, leaf = layer.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-            cut = getattr(module, leaf)[:count]
+            held = getattr(module, leaf)
+            cut = held.narrow(held.shape.index(before), 0, count)
             setattr(module, leaf, nn.Parameter(cut, requires_grad=False) if leaf in module._parameters else cut)
         for module in layer.modules():
             for fact in ("num_experts", "n_routed_experts"):
-                if getattr(module, fact, None) == self.spec.experts.count:
+                if getattr(module, fact, None) == before:
                     setattr(module, fact, count)
 
     def _layer_weights(self, i: int, experts_on_disk: bool) -> dict[str, Tensor]:

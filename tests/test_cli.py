@@ -190,6 +190,25 @@ def test_compress_weighs_errors_by_what_calibration_saw(edgepress: Edgepress, tm
     assert records[0] is None and records[1] == records[2]
 
 
+def test_gptq_names_the_matrices_that_it_left_to_kquant(edgepress: Edgepress) -> None:
+    text = SAMPLE.parent / "texts" / "calibration" / "code.txt"
+    gptq = [SAMPLE, "--bits", 4, "--quantizer", "gptq", "--calibrate", text, "--calibration-chunks", 2]
+    pressed = edgepress("compress", "-o", "pressed", *gptq)
+    assert pressed.returncode == 0, pressed.stderr
+    note = pressed.stdout.splitlines()[-1]
+    assert "kquant quantized: embedding, layers.0.experts." in note
+    exported = json.loads(edgepress("export", "-o", "bundle", *gptq, "--json").stdout)
+    assert exported["notes"] == [note.strip()]
+    again = json.loads(edgepress("export", "pressed", "-o", "again", "--json").stdout)
+    assert again["notes"] == exported["notes"]
+    assert again["files"]["model.onnx.data"] == exported["files"]["model.onnx.data"]
+
+
+def test_gptq_needs_a_calibration(edgepress: Edgepress) -> None:
+    result = edgepress("compress", SAMPLE, "-o", "out", "--bits", 4, "--quantizer", "gptq")
+    assert_one_line_error(result, "gptq", "--calibrate")
+
+
 def test_plan_says_what_binds(edgepress: Edgepress) -> None:
     facts = json.loads(edgepress("plan", SAMPLE, "--max-size", "20MB", "--json").stdout)
     assert (facts["width"], facts["binding"], facts["budget_bytes"]) == ("8", "max_size", 20_000_000)

@@ -30,9 +30,10 @@ T = TypeVar("T")
 Tiny = Callable[[str], Path]
 
 
-def press(path: Path, folder: Path, width: str = "4z", **options: object) -> None:
+def press(path: Path, folder: Path, width: str = "4z", quantizer: str = "kquant", **options: object) -> None:
     checkpoint = open_checkpoint(path)
-    apply(checkpoint, uniform_plan(checkpoint.spec, width, dtype16=checkpoint.dtype16), folder, **options)  # type: ignore[arg-type]
+    plan = uniform_plan(checkpoint.spec, width, dtype16=checkpoint.dtype16)
+    apply(checkpoint, replace(plan, quantizer=quantizer), folder, **options)  # type: ignore[arg-type]
 
 
 def collect(source: WeightSource) -> dict[str, np.ndarray]:
@@ -109,9 +110,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tiny: Tiny, tmp_path: Path
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from edgepress.checkpoint import open_checkpoint
-from edgepress.compress import apply
+from edgepress.compress import apply, load_statistics
 from edgepress.plan import uniform_plan
 
 def pwrite(*arguments, real=os.pwrite, calls=iter(range(60))):
@@ -121,17 +123,26 @@ def pwrite(*arguments, real=os.pwrite, calls=iter(range(60))):
 
 os.pwrite = pwrite
 checkpoint = open_checkpoint(sys.argv[1])
-apply(checkpoint, uniform_plan(checkpoint.spec, "4z"), Path(sys.argv[2]))
+plan = replace(uniform_plan(checkpoint.spec, "4z"), quantizer=sys.argv[4])
+apply(checkpoint, plan, Path(sys.argv[2]), load_statistics(Path(sys.argv[3])))
 """
 
 
-def test_a_process_killed_while_writing_goes_on_to_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("quantizer", "writes", "part"), [("kquant", 60, "layers.0"), ("gptq", 60, "layers.0"), ("gptq", 100, "layers.1")]
+)
+def test_a_process_killed_while_writing_goes_on_to_the_same_bytes(
+    quantizer: str, writes: int, part: str, tiny: Tiny, tmp_path: Path
+) -> None:
     path = tiny("qwen3_moe")
-    command = [sys.executable, "-P", "-c", KILLED_WHILE_WRITING, str(path), str(tmp_path / "out")]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
-    assert (tmp_path / "out.partial" / "layers.0.safetensors.tmp").exists()
-    press(path, tmp_path / "out")
-    press(path, tmp_path / "whole")
+    statistics = calibrate(open_checkpoint(path), random_ids())
+    statistics.save(tmp_path / "statistics.npz")
+    killed = KILLED_WHILE_WRITING.replace("60", str(writes))
+    command = [sys.executable, "-P", "-c", killed, str(path), str(tmp_path / "out"), str(tmp_path / "statistics.npz")]
+    assert subprocess.run([*command, quantizer]).returncode == -signal.SIGKILL
+    assert (tmp_path / "out.partial" / f"{part}.safetensors.tmp").exists()
+    for name in ("out", "whole"):
+        press(path, tmp_path / name, quantizer=quantizer, statistics=statistics)
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
 
 
