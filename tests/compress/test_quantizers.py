@@ -89,6 +89,18 @@ def test_kquant_is_clearly_better_than_rounding(name: str, gain: float) -> None:
     assert error("kquant") < gain * error("rtn")
 
 
+@pytest.mark.parametrize("chosen", WIDTHS, ids=lambda f: f.name)
+def test_hqq_leaves_less_of_the_p_norm_than_rounding_and_never_more_in_a_block(chosen: Format) -> None:
+    weights = matrix(64, 256)
+
+    def norms(method: str) -> np.ndarray:
+        stored = dequantize(QUANTIZERS[method](weights, chosen, 32), chosen, 32).astype(np.float64)
+        return (np.abs(stored - weights) ** 0.7).reshape(-1, 32).sum(axis=1)
+
+    assert (norms("hqq") <= norms("rtn") * (1 + 1e-4)).all()
+    assert norms("hqq").sum() < 0.995 * norms("rtn").sum()
+
+
 @pytest.mark.parametrize("name, slack", [("4", 1.02), ("4z", 1.02)])
 def test_kquant_comes_close_to_an_exhaustive_search(name: str, slack: float) -> None:
     chosen, weights = FORMATS[name], matrix(8, 32, seed=3)
