@@ -116,7 +116,7 @@ class Exam:
     def _scores(self, name: str, candidate: Candidate) -> np.ndarray:
         """float64 [choices of all questions], log-likelihoods."""
         requests, cache = self._requests[name], self._cache if candidate.digest else None
-        key = digest(kind="choices", of=candidate.digest, requests=requests, longest=self._longest)
+        key = "choices-" + digest(of=candidate.digest, requests=requests, longest=self._longest)
         found = cache.get(key) if cache else None
         if found is None:
             described = f"{candidate.name}: {name}"

@@ -45,7 +45,7 @@ def reference_log_probs(
 
 
 def reference_key(corpus: Corpus, identity: str | None) -> str:
-    return digest(kind="reference", reference=identity, ids=array_digest(corpus.ids))
+    return "reference-" + digest(reference=identity, ids=array_digest(corpus.ids))
 
 
 def _scored_log_probs(reference: LogitsSource, corpus: Corpus, vocab_size: int, track: Track) -> Iterator[np.ndarray]:

@@ -49,7 +49,7 @@ class Scorer:
             InputError, RuntimeFailure, OSError: as evaluate and reference_log_probs.
         """
         cache = self._cache if self._identity and candidate.digest else None
-        key = digest(kind="scores", of=candidate.digest, reference=reference_key(self._corpus, self._identity))
+        key = "scores-" + digest(of=candidate.digest, reference=reference_key(self._corpus, self._identity))
         found = cache.get(key) if cache else None
         if found is not None:
             return found

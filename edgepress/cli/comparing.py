@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cache as once
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import typer
 from rich.markup import escape
@@ -12,7 +13,7 @@ from rich.table import Table
 from edgepress.bundle import MANIFEST, open_bundle
 from edgepress.cache import default_cache
 from edgepress.cli.common import Json, making, print_json, stdout_console, tracker
-from edgepress.cli.measure import Bundles, On, Threads, Verify
+from edgepress.cli.measure import On, Threads, Verify
 from edgepress.errors import InputError, RuntimeFailure
 from edgepress.progress import Track
 
@@ -33,11 +34,18 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    bundles: Bundles,
     reference: Annotated[str, typer.Option(help="The original model, or a bundle.", show_default=False)],
     text: Texts,
+    bundles: Annotated[list[Path] | None, typer.Argument(help="Bundle folders.", show_default=False)] = None,
     task: Annotated[
         list[Path] | None, typer.Option(help="Multiple-choice questions (JSONL); may be repeated.", show_default=False)
+    ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="Press the reference in all ways of this grid first.", show_default=False)
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at a time; by default one per 4 cores.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help='Run the cells on this Ray cluster; "local" starts one.', show_default=False)
     ] = None,
     context: Annotated[int, typer.Option(help="Tokens per chunk; the second half of each is scored.")] = 512,
     chunks: Annotated[int | None, typer.Option(min=1, help="At most this many chunks of each text.")] = None,
@@ -61,32 +69,50 @@ def compare(
     A line of a task is {"question": TEXT, "choices": [TEXT, ...], "answer": INDEX}. Answers are chosen by likelihood
     per byte; flips are those that turn from right to wrong or back, beside the reference's.
 
+    A grid is TOML or JSON with a key per press option of `export`, such as bits = [4, 5], calibrate = ["a.txt"]. Each
+    cell is pressed, exported and scored in a process of its own; bundles and results.jsonl are in the output folder.
+    Run again, the sweep goes on with the cells that are left.
+
     Of embedding models: the cosine with the original's embedding of each line; --chunks is how many lines of each text.
     """
+    from edgepress.cli.sweeping import Sweep, Swept
     from edgepress.runtime.choices import read_questions
+    from edgepress.runtime.compare import check_tokenizers
     from edgepress.runtime.compare import compare as run
     from edgepress.runtime.report import check_output, write_report
     from edgepress.texts import read_text
 
-    if output and not force:
+    if not bundles and not sweep:
+        raise typer.BadParameter("give bundles, or --sweep GRID")
+    if sweep and not output:
+        raise typer.BadParameter("--sweep keeps its bundles in the output folder; give one with -o")
+    if (jobs or ray) and not sweep:
+        raise typer.BadParameter("--jobs and --ray belong to --sweep")
+    if output and not force and not sweep:
         check_output(output)
-    texts = read_all(text, read_text)
-    tasks = read_all(task or [], read_questions)
-    opened = open_bundle(bundles[0])
-    if opened.manifest.task == "embedding":
+    texts, tasks = read_all(text, read_text), read_all(task or [], read_questions)
+    if bundles and open_bundle(bundles[0]).manifest.task == "embedding":
         if output or task:
             raise InputError("embeddings are compared in numbers only; leave out --output and --task, and use --json")
         from edgepress.cli.encoders import compare_embeddings
 
         compare_embeddings(bundles, reference, texts, chunks, provider, threads, json)
         return
-    cache = default_cache() if keep else None
     with making(output) if output else nullcontext():
         with tracker() as track:
-            source, digest = open_reference(reference, opened.path, threads, verify, track)
+            original = open_reference(reference, threads, verify, track)
+            grid, swept = None, Swept([], {})
+            if sweep and output:
+                grid = Sweep.of(sweep, original, output, text, context, chunks, provider, threads, jobs, ray)
+                swept = grid.run(track)
+            cache = grid.cache if grid else default_cache() if keep else None
+            every = [*(bundles or []), *swept.bundles]
+            if not every:
+                raise RuntimeFailure(swept.failures)
+            check_tokenizers([original.folder, every[0]])
             comparison = run(
-                bundles,
-                source,
+                every,
+                original.source,
                 texts,
                 context=context,
                 max_chunks=chunks,
@@ -97,7 +123,7 @@ def compare(
                 speed=speed,
                 verify=verify,
                 reference_name=reference,
-                reference_digest=digest() if cache else None,
+                reference_digest=original.digest() if cache else None,
                 cache=cache,
                 track=track,
             )
@@ -106,7 +132,11 @@ def compare(
         else:
             print_comparison(comparison)
         if output:
-            write_report(comparison, output, overwrite=force)
+            write_report(comparison, output, overwrite=force or grid is not None)
+        if swept.failed:
+            raise RuntimeFailure(swept.failures)
+        if grid:
+            grid.finish()
 
 
 def read_all(paths: Sequence[Path], read: Callable[[Path], T]) -> dict[str, T]:
@@ -117,18 +147,24 @@ def read_all(paths: Sequence[Path], read: Callable[[Path], T]) -> dict[str, T]:
     return {name: read(path) for name, path in zip(names, paths, strict=True)}
 
 
-def open_reference(
-    reference: str, bundle: Path, threads: int | None, verify: bool, track: Track
-) -> "tuple[LogitsSource, Callable[[], str]]":
-    """The model through transformers, or a bundle, and what computes its hash; it must share the bundle's tokenizer."""
-    from edgepress.runtime.compare import SessionLogits, check_tokenizers
+class Reference(NamedTuple):
+    """What bundles are compared with. digest: computes a hash of its content. model: as `export` takes it, or None."""
+
+    source: "LogitsSource"
+    folder: Path
+    digest: Callable[[], str]
+    model: str | None
+
+
+def open_reference(reference: str, threads: int | None, verify: bool, track: Track) -> Reference:
+    """A model through transformers, or a bundle."""
+    from edgepress.runtime.compare import SessionLogits
     from edgepress.runtime.digests import bundle_digest, files_digest
     from edgepress.runtime.session import Session
 
     if (Path(reference) / MANIFEST).exists():
         session = Session(reference, threads=threads, verify=verify)
-        check_tokenizers([session.path, bundle])
-        return SessionLogits(session), lambda: bundle_digest(session.path)
+        return Reference(SessionLogits(session), session.path, lambda: bundle_digest(session.path), None)
     try:
         from edgepress.checkpoint import open_checkpoint
         from edgepress.compress.reference import ReferenceModel
@@ -137,9 +173,10 @@ def open_reference(
             f"a model as reference needs {missing.name}; pip install edgepress[compress], or give a bundle as reference"
         ) from None
     checkpoint = open_checkpoint(reference)
-    check_tokenizers([checkpoint.path, bundle])
     config = [checkpoint.source / "config.json"] if checkpoint.source.is_dir() else []
-    return ReferenceModel(checkpoint, track=track), lambda: files_digest([*config, *set(checkpoint.files.values())])
+    files = [*config, *set(checkpoint.files.values())]
+    model = str(checkpoint.source.resolve())
+    return Reference(ReferenceModel(checkpoint, track=track), checkpoint.path, once(lambda: files_digest(files)), model)
 
 
 def print_comparison(comparison: "Comparison") -> None:

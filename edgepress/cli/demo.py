@@ -107,15 +107,15 @@ def _compare(samples: Path, bundles: list[Path], track: Track) -> Any:
     from edgepress.runtime.compare import compare
     from edgepress.texts import read_text
 
-    reference, digest = open_reference(str(samples / MODEL), bundles[0], None, False, track)
+    reference = open_reference(str(samples / MODEL), None, False, track)
     return compare(
         bundles,
-        reference,
+        reference.source,
         read_all(sorted((samples / EVALUATION).glob("*.txt")), read_text),
         max_chunks=EVALUATION_CHUNKS,
         prompt=PROMPT,
         reference_name=MODEL,
-        reference_digest=digest(),
+        reference_digest=reference.digest(),
         cache=default_cache(),
         track=track,
     )

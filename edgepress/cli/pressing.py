@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,7 +59,13 @@ def pressing(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def calibrations(output: Path) -> Iterator[Path]:
-    """A hidden folder beside the output that keeps the calibration; it stays only after an interruption."""
+    """A hidden folder beside the output that keeps the calibration; it stays only after an interruption.
+
+    Where EDGEPRESS_CALIBRATIONS names a folder, finished calibrations stay there for others (a sweep's cells).
+    """
+    if kept := os.environ.get("EDGEPRESS_CALIBRATIONS"):
+        yield Path(kept)
+        return
     cache = output.with_name(f".{output.name}.calibration")
     try:
         yield cache

@@ -1,0 +1,112 @@
+"""A grid of ways to press a model, as `compare --sweep` reads it: TOML or JSON, one key per option of `export`.
+
+    bits = [4, 4.5, 5]            every value is tried with every value of the other keys
+    keep_experts = [1.0, 0.75]
+    prune = ["reap", "msan"]      tried only where experts go
+    quantizer = "kquant"          one value holds for all
+    calibrate = ["a.txt"]         an option that may be repeated takes a list; several lists are tried one by one
+
+Paths are relative to the grid's folder.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from edgepress.cli.pressing import Press
+from edgepress.errors import InputError
+
+_OF_EXPORT = {"activations": str}  # options of export that are no field of Press
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to press: `name` tells it from the others of its grid, `options` are those of `export`."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    def arguments(self) -> list[str]:
+        """As `edgepress export` takes them."""
+        found: list[str] = []
+        for key, value in self.options.items():
+            option = f"--{key.replace('_', '-')}"
+            if isinstance(value, bool):
+                found.append(option if value else f"--no-{option[2:]}")
+            else:
+                found += [
+                    part for one in (value if isinstance(value, list) else [value]) for part in (option, str(one))
+                ]
+        return found
+
+
+def read_grid(path: Path) -> list[Cell]:
+    """The cells of a grid, in the order of its values, the last key's fastest.
+
+    Raises:
+        InputError: a file that cannot be read, an option that `export` does not have, or a value that is none.
+    """
+    hints = {name: hint for name, hint in get_type_hints(Press).items() if name in {f.name for f in fields(Press)}}
+    hints |= _OF_EXPORT
+    tried: dict[str, list[Any]] = {}
+    for key, value in _read(path).items():
+        if key not in hints:
+            raise InputError(f"{path} has {key!r}, which is no press option; use {', '.join(sorted(hints))}")
+        tried[key] = _values(value, hints[key], f"{path}: {key}", path.resolve().parent)
+    found = [_without_moot(dict(zip(tried, values, strict=True))) for values in product(*tried.values())]
+    distinct = [options for i, options in enumerate(found) if options not in found[:i]]
+    varied = [key for key, values in tried.items() if len(values) > 1]
+    return [Cell(name, options) for name, options in _named(distinct, varied).items()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as cause:
+        raise InputError(f"cannot read grid {path}: {cause.strerror}; check the path") from None
+    except (ValueError, RecursionError) as cause:
+        raise InputError(f"grid {path} is neither TOML nor (named *.json) JSON: {cause}") from None
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"grid {path} holds no options; write them as `bits = [4, 5]`, one key a line")
+    return found
+
+
+def _values(value: Any, hint: Any, where: str, folder: Path) -> list[Any]:
+    """The values to try of one option."""
+    kinds = {get_origin(kind) or kind for kind in (get_args(hint) or (hint,))}
+    of_paths = Path in kinds or any(Path in get_args(kind) for kind in get_args(hint))
+    repeated = list in kinds
+    several = isinstance(value, list) and (not repeated or any(isinstance(one, list) for one in value))
+    tried = value if several else [value]
+    lists = [one if isinstance(one, list) else [one] for one in tried] if repeated else [[one] for one in tried]
+    if not tried or not all(lists) or not all(isinstance(v, str | int | float) for one in lists for v in one):
+        raise InputError(f"{where} is {str(value)[:60]}; give a value, or a list of values to try")
+    if of_paths:
+        lists = [[str(folder / one) for one in values] for values in lists]
+    return lists if repeated else [values[0] for values in lists]
+
+
+def _without_moot(options: dict[str, Any]) -> dict[str, Any]:
+    """Where all experts stay, it makes no difference which would go."""
+    return {k: v for k, v in options.items() if k != "prune" or options.get("keep_experts", 1) != 1}
+
+
+def _named(cells: list[dict[str, Any]], varied: list[str]) -> dict[str, dict[str, Any]]:
+    named: dict[str, dict[str, Any]] = {}
+    for options in cells:
+        parts = [f"{key}-{_label(options[key])}" for key in varied if key in options]
+        name = re.sub(r"[^\w.+-]", "_", "-".join(parts)) or "cell"
+        same = sum(other == name or other.startswith(f"{name}~") for other in named)
+        named[f"{name}~{same + 1}" if same else name] = options
+    return named
+
+
+def _label(value: Any) -> str:
+    parts = value if isinstance(value, list) else [value]
+    return "+".join(Path(part).stem if isinstance(part, str) and "/" in part else str(part) for part in parts)

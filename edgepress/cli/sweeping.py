@@ -1,0 +1,227 @@
+"""`compare --sweep`: every cell of a grid pressed, exported and scored, in worker processes here or on Ray.
+
+The output folder holds, beside the comparison's files:
+
+    results.jsonl     one line per finished or failed attempt at a cell; the last one of a cell counts
+    cells/NAME        the bundle; cells/NAME.json what it was made with
+    cache             scores, for the comparison at the end; calibrations, which cells share
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepress.bundle import MANIFEST
+from edgepress.cache import Cache
+from edgepress.cli.cell import Job, Outcome
+from edgepress.cli.common import console, human_bytes
+from edgepress.cli.grid import Cell, read_grid
+from edgepress.cli.pools import Outcomes, in_processes, on_ray
+from edgepress.errors import InputError
+from edgepress.files import read_json, sha256
+from edgepress.progress import Track
+from edgepress.runtime.digests import digest
+
+if TYPE_CHECKING:
+    from edgepress.cli.comparing import Reference
+
+RESULTS = "results.jsonl"
+_CORES = 4  # of each cell, where nobody says how many cells run at a time
+_KEPT = ("size_bytes", "bits_per_weight", "mean_kl", "mean_kl_error", "p99_kl", "perplexity_ratio", "top1_agreement",
+         "worst_domain")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Bundles of the cells that are done, and the error of each that failed, by name."""
+
+    bundles: list[Path]
+    failed: dict[str, str]
+
+    @property
+    def failures(self) -> str:
+        """One line."""
+        named = "; ".join(f"{name}: {error}" for name, error in self.failed.items())
+        return f"{len(self.failed)} cells of the sweep failed: {named}; run the same command again to try them again"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all cells have in common.
+
+    Attributes:
+        model: what is pressed, and what the bundles are compared with. identity: a hash of its content and of the code.
+        scoring: options of `compare`. workers: cells at a time. threads: of each cell.
+        ray: address of a cluster, "local" for one of this machine, or None for plain processes.
+    """
+
+    grid: Path
+    model: str
+    identity: str
+    scoring: Sequence[str]
+    output: Path
+    provider: str | None = None
+    workers: int = 1
+    threads: int = 1
+    ray: str | None = None
+
+    @classmethod
+    def of(
+        cls, grid: Path, original: "Reference", output: Path, texts: Sequence[Path], context: int, chunks: int | None,
+        provider: str | None, threads: int | None, jobs: int | None, ray: str | None,
+    ) -> "Sweep":  # fmt: skip
+        """From the options of `compare`.
+
+        Raises:
+            InputError: the reference is a bundle.
+        """
+        if original.model is None:
+            raise InputError(
+                f"{original.folder} is a bundle; --sweep presses its reference, so give the original model"
+            )
+        cores = os.cpu_count() or 1
+        workers = jobs or max(1, cores // _CORES)
+        scoring = [*(part for text in texts for part in ("--text", str(text.resolve()))), "--context", str(context)]
+        scoring += [] if chunks is None else ["--chunks", str(chunks)]
+        scoring += [] if provider is None else ["--provider", provider]
+        each = threads or max(1, cores // workers)
+        return cls(grid, original.model, original.digest(), scoring, output.resolve(), provider, workers, each, ray)
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(self.output / "cache")
+
+    def run(self, track: Track) -> Swept:
+        """Do the cells that are not done.
+
+        Raises:
+            InputError: a grid that makes no sense, or a cell's folder that holds something else.
+            RuntimeFailure: ray is missing, or does not answer.
+        """
+        cells = read_grid(self.grid)
+        before = _last_lines(self.output / RESULTS)
+        failed: dict[str, str] = {}
+        left = [cell for cell in cells if not self._is_done(cell, before.get(cell.name))]
+        if len(left) < len(cells):
+            console.print(f"{len(cells) - len(left)} of {len(cells)} cells are done already", highlight=False)
+        (self.output / "cells").mkdir(parents=True, exist_ok=True)
+        jobs = {cell.name: self._job(cell) for cell in left}
+        by_name = {cell.name: cell for cell in left}
+        start = time.monotonic()
+        with closing(self._outcomes([[jobs[c.name] for c in stage] for stage in _stages(left)])) as outcomes:
+            for _, (job, outcome) in zip(track(left, "cells"), outcomes, strict=True):
+                self._record(by_name[job.name], outcome, time.monotonic() - start)
+                if outcome.error:
+                    failed[job.name] = outcome.error
+        return Swept([self._folder(cell) for cell in cells if cell.name not in failed], failed)
+
+    def finish(self) -> None:
+        """Drop what only cells need: the reference's predictions, and calibrations."""
+        for path in self.cache.folder.glob("reference-*.npy"):
+            path.unlink()
+        shutil.rmtree(self._calibrations, ignore_errors=True)
+
+    @property
+    def _calibrations(self) -> Path:
+        return self.output / "cache" / "calibrations"
+
+    def _folder(self, cell: Cell) -> Path:
+        return self.output / "cells" / cell.name
+
+    def _recipe(self, cell: Cell) -> dict[str, Any]:
+        """All that decides the bundle's bytes; a text counts by its content."""
+        files = _contents(cell.arguments())
+        return {"model": self.identity, "provider": self.provider, "options": dict(cell.options), "files": files}
+
+    def _is_done(self, cell: Cell, line: dict[str, Any] | None) -> bool:
+        scored = line is not None and line["status"] == "done" and line["key"] == self._key(cell)
+        return scored and self._is_made(cell)
+
+    def _is_made(self, cell: Cell) -> bool:
+        folder = self._folder(cell)
+        recipe = folder.with_name(f"{cell.name}.json")
+        return folder.is_dir() and recipe.is_file() and read_json(recipe) == self._recipe(cell)
+
+    def _key(self, cell: Cell) -> str:
+        """Of the bundle, and of how it was scored."""
+        return digest(recipe=self._recipe(cell), scoring=self.scoring, files=_contents(self.scoring))
+
+    def _job(self, cell: Cell) -> Job:
+        folder, export = self._folder(cell), []
+        if not self._is_made(cell):
+            self._clear(folder)
+            folder.with_name(f"{cell.name}.json").write_text(json.dumps(self._recipe(cell), indent=1), encoding="utf-8")
+            on = ["--provider", self.provider] if self.provider else []
+            export = ["export", self.model, "-o", str(folder), *cell.arguments(), *on]
+        compare = ["compare", str(folder), "--reference", self.model, "--json", "--no-speed",
+                   "--threads", str(self.threads), *self.scoring]  # fmt: skip
+        environment = {
+            "EDGEPRESS_CACHE": str(self.cache.folder),
+            "EDGEPRESS_CACHE_SIZE": "1000TB",
+            "EDGEPRESS_CALIBRATIONS": str(self._calibrations),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads)),
+        }
+        return Job(cell.name, export, compare, environment)
+
+    def _clear(self, folder: Path) -> None:
+        """Make room for a bundle that was made otherwise; anything else is not ours to remove."""
+        if folder.exists() and not (folder / MANIFEST).is_file():
+            raise InputError(
+                f"{folder} is in the way of a bundle and is none; move it, or choose another output folder"
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _outcomes(self, stages: Sequence[Sequence[Job]]) -> Outcomes:
+        for jobs in stages:
+            if self.ray:
+                yield from on_ray(jobs, self.workers, self.threads, self.ray)
+            else:
+                yield from in_processes(jobs, self.workers)
+
+    def _record(self, cell: Cell, outcome: Outcome, seconds: float) -> None:
+        line: dict[str, Any] = {"cell": cell.name, "key": self._key(cell), "options": dict(cell.options)}
+        if outcome.row is None:
+            line |= {"status": "failed", "error": outcome.error}
+            console.print(f"{cell.name}: failed: {outcome.error}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            line |= {"status": "done"} | {key: outcome.row[key] for key in _KEPT}
+            size = human_bytes(outcome.row["size_bytes"])
+            console.print(f"{cell.name}: {size}, mean KL {outcome.row['mean_kl']:.3g}", markup=False, highlight=False)
+        line["after_s"] = round(seconds, 1)
+        with (self.output / RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _contents(arguments: Sequence[str]) -> dict[str, str]:
+    """File among the arguments -> hash of its content; whoever gives files gives whole paths."""
+    return {a: sha256(Path(a)) for a in arguments if Path(a).is_absolute() and Path(a).is_file()}
+
+
+def _stages(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that may run together: the first alone leaves the reference for the others, and then one of each
+    calibration leaves that for those that share it."""
+    stages: list[list[Cell]] = [[], [], []]
+    seen: set[str] = set()
+    for cell in cells:
+        wanted = repr([cell.options.get(key) for key in ("calibrate", "calibration_chunks", "memory")])
+        stages[0 if not stages[0] else 1 if wanted not in seen else 2].append(cell)
+        seen.add(wanted)
+    return [stage for stage in stages if stage]
+
+
+def _last_lines(results: Path) -> dict[str, dict[str, Any]]:
+    """Cell -> its last line; one that a kill cut short is none."""
+    found = {}
+    for text in results.read_text(encoding="utf-8").splitlines() if results.exists() else []:
+        with suppress(ValueError):
+            line = json.loads(text)
+            found[line["cell"]] = line
+    return found
