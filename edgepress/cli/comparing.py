@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
@@ -127,6 +128,8 @@ def compare(
                 cache=cache,
                 track=track,
             )
+        if grid:
+            comparison = replace(comparison, meta=comparison.meta | {"sweep": str(sweep), "failed": swept.failed})
         if json:
             print_json(comparison.to_dict())
         else:
