@@ -3,9 +3,11 @@
 namespace edgepress {
 
 BankFormat bank_format(int64_t bits, int64_t asymmetric) {
-  if (bits != 4 && bits != 8 && bits != 16) throw Error("bits must be 4, 8 or 16, not " + std::to_string(bits));
+  if (bits != 16 && bits != 8 && (bits < 3 || bits > 6))
+    throw Error("bits must be 3, 4, 5, 6, 8 or 16, not " + std::to_string(bits));
   if (asymmetric != 0 && asymmetric != 1) throw Error("asymmetric must be 0 or 1");
-  if (bits == 16 && asymmetric) throw Error("16-bit weights have no zero points: asymmetric must be 0");
+  if (bits > 4 && bits != 8 && asymmetric)
+    throw Error(std::to_string(bits) + "-bit weights have no zero points: asymmetric must be 0");
   return {static_cast<int>(bits), asymmetric == 1};
 }
 

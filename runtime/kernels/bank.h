@@ -17,7 +17,7 @@ struct BankFormat {
   size_t tensors() const { return bits == 16 ? 1 : asymmetric ? 3 : 2; }
 };
 
-// Throws Error unless bits is 4, 8 or 16 and 16-bit banks carry no zero points.
+// Throws Error unless bits is 3, 4, 5, 6, 8 or 16, and zero points are those of 3, 4 or 8 bits.
 BankFormat bank_format(int64_t bits, int64_t asymmetric);
 
 // The attribute block_size: 16, 32, 64 or 128.

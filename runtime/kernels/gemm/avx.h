@@ -110,6 +110,30 @@ struct Avx {
       }
     }
   }
+  static B either(B a, B b) { return _mm256_or_si256(a, b); }
+  template <int kBits, int kShift, class A>
+  static void plane(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
+    constexpr int kMask = (1 << kBits) - 1;
+    B words, mask = _mm256_set1_epi16(kMask << kShift);  // of kBits of each of four weights
+    if constexpr (kBits == 2) {
+      words = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    } else {
+      words = _mm256_cvtepu8_epi32(_mm_loadu_si64(from));
+      words = _mm256_and_si256(_mm256_or_si256(words, _mm256_slli_epi32(words, 12)), _mm256_set1_epi32(0x000f000f));
+    }
+    if constexpr (sizeof(A) == 1) {
+      words = _mm256_or_si256(words, _mm256_slli_epi16(words, 8 - 2 * kBits));
+      words = _mm256_and_si256(words, _mm256_set1_epi8((1 << 2 * kBits) - 1));
+      mask = _mm256_set1_epi8(kMask << kShift);
+    }
+    words = _mm256_slli_epi16(words, kShift);
+    codes[0] = _mm256_and_si256(words, mask);
+    codes[1] = _mm256_and_si256(_mm256_srli_epi16(words, kBits), mask);
+    if constexpr (sizeof(A) == 2) {
+      codes[2] = _mm256_and_si256(_mm256_srli_epi16(words, 2 * kBits), mask);
+      codes[3] = _mm256_and_si256(_mm256_srli_epi16(words, 3 * kBits), mask);
+    }
+  }
   static B even_words(B a, B b) {
     const B words = _mm256_set1_epi32(0xffff);
     return in_order(_mm256_packus_epi32(_mm256_and_si256(a, words), _mm256_and_si256(b, words)));

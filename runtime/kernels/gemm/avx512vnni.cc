@@ -145,6 +145,36 @@ struct Avx512 {
       }
     }
   }
+  static B either(B a, B b) { return _mm512_or_si512(a, b); }
+  template <int kBits, int kShift, class A>
+  static void plane(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
+    if constexpr (kBits == 2)
+      deal_words<kBits, kShift, A>(_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), codes);
+    else
+      deal_words<kBits, kShift, A>(
+          nibbles_in_words(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))), codes);
+  }
+  static B nibbles_in_words(B bytes) {  // in int32s
+    return _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
+  }
+  // Words that hold kBits of each of four weights -> those bits, dealt out.
+  template <int kBits, int kShift, class A>
+  static void deal_words(B words, B (&codes)[2 * sizeof(A)]) {
+    constexpr int kMask = (1 << kBits) - 1;
+    B mask = _mm512_set1_epi16(kMask << kShift);
+    if constexpr (sizeof(A) == 1) {
+      words = _mm512_or_si512(words, _mm512_slli_epi16(words, 8 - 2 * kBits));
+      words = _mm512_and_si512(words, _mm512_set1_epi8((1 << 2 * kBits) - 1));
+      mask = _mm512_set1_epi8(kMask << kShift);
+    }
+    words = _mm512_slli_epi16(words, kShift);
+    codes[0] = _mm512_and_si512(words, mask);
+    codes[1] = _mm512_and_si512(_mm512_srli_epi16(words, kBits), mask);
+    if constexpr (sizeof(A) == 2) {
+      codes[2] = _mm512_and_si512(_mm512_srli_epi16(words, 2 * kBits), mask);
+      codes[3] = _mm512_and_si512(_mm512_srli_epi16(words, 3 * kBits), mask);
+    }
+  }
   static I kCounted() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 
   static I dwords(const uint8_t* p) { return _mm512_broadcastd_epi32(_mm_loadu_si32(p)); }
@@ -160,6 +190,22 @@ struct Avx512 {
       const int early = sizeof(A) == 1 ? 0x80800200 + 0x0101 * p : 0x80808000 + p;
       const int late = sizeof(A) == 1 ? 0x02008080 + 0x01010000 * p : 0x80008080 + (p << 16);
       return _mm512_or_si512(_mm512_shuffle_epi8(first, in_dwords(early)), _mm512_shuffle_epi8(second, in_dwords(late)));
+    }
+  }
+  template <int kPower>
+  static I scaled(const int32_t* p) {
+    const I value = _mm512_set1_epi32(*p);
+    return kPower < 0 ? _mm512_srai_epi32(value, -kPower) : _mm512_slli_epi32(value, kPower);
+  }
+  template <int kBits, int kShift, class A>
+  static void deal_plane(F stored, int j, B (&codes)[2 * sizeof(A)]) {
+    const B bits = _mm512_srl_epi32(_mm512_castps_si512(stored), _mm_cvtsi32_si128(8 * kBits * j % 32));
+    if constexpr (kBits == 2) {
+      const B both = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff));
+      deal_words<kBits, kShift, A>(
+          _mm512_and_si512(_mm512_or_si512(both, _mm512_slli_epi32(both, 8)), _mm512_set1_epi32(0x00ff00ff)), codes);
+    } else {
+      deal_words<kBits, kShift, A>(nibbles_in_words(_mm512_and_si512(bits, _mm512_set1_epi32(0xff))), codes);
     }
   }
   // Byte indices within each int32 -> within each 16 bytes; 0x80 stays.

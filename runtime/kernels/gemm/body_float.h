@@ -17,14 +17,29 @@ void dequantize_codes(const uint8_t* from, const float* scales, const float* shi
   }
 }
 
+// `count` codes of two planes of row n, from column `first` on, a byte each.
+inline const uint8_t* join_planes(const Matrix& m, int64_t n, int64_t first, int64_t count, uint8_t* codes) {
+  const int low = low_bits(m.bits), high = m.bits - low;
+  const uint8_t* planes[2] = {m.row(n), m.row(n) + m.columns * low / 8};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at[2] = {(first + i) * low, (first + i) * high};
+    const int bits[2] = {planes[0][at[0] / 8] >> at[0] % 8 & ((1 << low) - 1), planes[1][at[1] / 8] >> at[1] % 8 & ((1 << high) - 1)};
+    codes[i] = static_cast<uint8_t>(bits[0] | bits[1] << low);
+  }
+  return codes;
+}
+
 // The float values of `count` weights of row n from column `first` on, with zeros up to a full vector.
 template <class V>
 void dequantize(const Matrix& m, int64_t n, int64_t first, int64_t count, float* out) {
   if (m.quantized()) {
     alignas(64) float scales[kFloatChunk / 16 + V::kLanes], shifts[kFloatChunk / 16 + V::kLanes];
     load_scales<V>(m, n, m.blocks(first), m.blocks(count), 0, scales, shifts);
+    const uint8_t* from = m.row(n) + first * low_bits(m.bits) / 8;
     const auto dequantize = m.bits == 4 ? dequantize_codes<V, 4> : dequantize_codes<V, 8>;
-    return dequantize(m.row(n) + first * m.bits / 8, scales, shifts, m.blocks(count), m.block, out);
+    uint8_t codes[kFloatChunk];
+    if (m.bits != 4 && m.bits != 8) from = join_planes(m, n, first, count, codes);
+    return dequantize(from, scales, shifts, m.blocks(count), m.block, out);
   }
   const uint16_t* from = reinterpret_cast<const uint16_t*>(m.row(n)) + first;
   for (int64_t k = 0; k < count; k += V::kLanes)

@@ -38,7 +38,7 @@ float set_unit_codes(const float* values, uint8_t* to, int32_t* sum) {
 }
 
 // A row of activations: the codes in V's order; per unit scale, scale * (sum of codes), the same of the unit's second
-// half, and -8 and -128 times the sum of codes, which are what symmetric zero points of 4 and 8 bits take away.
+// half, and -8 times the sum of codes, which is what symmetric zero points of 4 bits take away.
 template <class V, class A>
 struct Quantized {
   static constexpr int64_t kGroup = V::kLanes / 4;  // units whose codes share vectors
@@ -50,7 +50,7 @@ struct Quantized {
   const float* scales;
   const float* sums;
   const float* late_sums;
-  const int32_t* starts[2];
+  const int32_t* starts;
 
   Quantized() = default;
   Quantized(const void* row, int64_t columns) {
@@ -59,13 +59,12 @@ struct Quantized {
     scales = reinterpret_cast<const float*>(codes + count * kUnitBytes);
     sums = scales + count;
     late_sums = sums + count;
-    starts[0] = reinterpret_cast<const int32_t*>(late_sums + count);
-    starts[1] = starts[0] + count;
+    starts = reinterpret_cast<const int32_t*>(late_sums + count);
   }
 
   static int64_t units(int64_t columns) { return round_up((columns + kUnit - 1) / kUnit, V::kLanes); }
   static int64_t bytes(int64_t columns) {
-    return round_up(units(columns) * (kUnitBytes + static_cast<int64_t>(5 * sizeof(float))), 64);
+    return round_up(units(columns) * (kUnitBytes + static_cast<int64_t>(4 * sizeof(float))), 64);
   }
 
   // Where unit u begins in each part of the codes, in bytes.
@@ -82,7 +81,6 @@ struct Quantized {
     scales[padded] = scales[0] * static_cast<float>(sum[0] + sum[1]);
     scales[2 * padded] = scales[0] * static_cast<float>(sum[1]);
     starts[0] = -8 * (sum[0] + sum[1]);
-    starts[padded] = -128 * (sum[0] + sum[1]);
   }
 };
 
@@ -125,15 +123,30 @@ struct Scales {
   }
 };
 
+// Codes of kLanes / 4 units, dealt out.
+template <class V, class A, int kBits>
+[[gnu::always_inline]] inline void order(Codes<kBits> stored, typename V::B (&codes)[2 * sizeof(A)]) {
+  constexpr int kLow = Codes<kBits>::kLow, kHigh = Codes<kBits>::kHigh;
+  if constexpr (kLow == 2)
+    V::template plane<2, 0, A>(stored.low, codes);
+  else
+    V::template order<kLow, A>(stored.low, codes);
+  if constexpr (kHigh > 0) {
+    typename V::B high[2 * sizeof(A)];
+    V::template plane<kHigh, kLow, A>(stored.high, high);
+    for (int p = 0; p < 2 * static_cast<int>(sizeof(A)); ++p) codes[p] = V::either(codes[p], high[p]);
+  }
+}
+
 // Group kPart of kLanes units, for kCount tokens: sum[t] += scale[t] * (codes . x[t]).
 template <class V, class A, int kBits, bool kHalves, int kPart, int kCount>
-[[gnu::always_inline]] inline void dot_group(const uint8_t* stored, const Quantized<V, A>* x, int64_t unit,
+[[gnu::always_inline]] inline void dot_group(Codes<kBits> stored, const Quantized<V, A>* x, int64_t unit,
                                              const typename V::F (&scale)[kCount][1 + kHalves],
                                              typename V::F (&sum)[kCount]) {
   using Q = Quantized<V, A>;
   constexpr int64_t kAt = kPart * Q::kGroup * Q::kUnitBytes;
   typename V::B codes[Q::kParts];
-  V::template order<kBits, A>(stored, codes);
+  order<V, A, kBits>(stored, codes);
   for (int t = 0; t < kCount; ++t) {
     const uint8_t* values = x[t].codes + unit * Q::kUnitBytes + kAt;
     auto part = V::izero();
@@ -149,9 +162,9 @@ template <class V, class A, int kBits, bool kHalves, int kPart, int kCount>
 // `ahead`.
 template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
 [[gnu::always_inline]] inline void dot_units(const Matrix& m, int64_t n, int64_t unit, int64_t units,
-                                             const uint8_t* stored, const uint8_t* ahead,
-                                             const Quantized<V, A>* x, typename V::F (&sum)[kCount]) {
-  constexpr int64_t kBytes = V::kLanes / 4 * kUnit * kBits / 8;  // of a group's codes
+                                             Codes<kBits> stored, Codes<kBits> ahead, const Quantized<V, A>* x,
+                                             typename V::F (&sum)[kCount]) {
+  constexpr int64_t kColumns = V::kLanes / 4 * kUnit, kLow = kColumns * stored.kLow / 8, kHigh = kColumns * stored.kHigh / 8;
   const Scales<V, kHalves> weights(m, n, unit, units, kBits == 8 ? V::template kOffset8<A> : 0);
   typename V::F scale[kCount][1 + kHalves];
   for (int t = 0; t < kCount; ++t) {
@@ -161,24 +174,28 @@ template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
     if constexpr (kHalves)
       sum[t] = V::fma(V::sub(weights.shift[1], weights.shift[0]), V::load(x[t].late_sums + unit), sum[t]);
   }
-  for (int64_t i = 0; i < kGroups * kBytes; i += 64) __builtin_prefetch(ahead + i);
+  for (int64_t i = 0; i < kGroups * kLow; i += 64) __builtin_prefetch(ahead.low + i);
+  for (int64_t i = 0; i < kGroups * kHigh; i += 64) __builtin_prefetch(ahead.high + i);
   dot_group<V, A, kBits, kHalves, 0, kCount>(stored, x, unit, scale, sum);
-  if constexpr (kGroups > 1) dot_group<V, A, kBits, kHalves, 1, kCount>(stored + kBytes, x, unit, scale, sum);
-  if constexpr (kGroups > 2) dot_group<V, A, kBits, kHalves, 2, kCount>(stored + 2 * kBytes, x, unit, scale, sum);
-  if constexpr (kGroups > 3) dot_group<V, A, kBits, kHalves, 3, kCount>(stored + 3 * kBytes, x, unit, scale, sum);
+  if constexpr (kGroups > 1) dot_group<V, A, kBits, kHalves, 1, kCount>(stored.after(kColumns), x, unit, scale, sum);
+  if constexpr (kGroups > 2) dot_group<V, A, kBits, kHalves, 2, kCount>(stored.after(2 * kColumns), x, unit, scale, sum);
+  if constexpr (kGroups > 3) dot_group<V, A, kBits, kHalves, 3, kCount>(stored.after(3 * kColumns), x, unit, scale, sum);
 }
 
 // The same for fewer than kLanes units, the row's last ones.
 template <class V, class A, int kBits, bool kHalves, int kCount>
-void dot_last(const Matrix& m, int64_t n, int64_t unit, const uint8_t* ahead, const Quantized<V, A>* x,
+void dot_last(const Matrix& m, int64_t n, int64_t unit, Codes<kBits> ahead, const Quantized<V, A>* x,
               typename V::F (&sum)[kCount]) {
   constexpr int64_t kGroup = V::kLanes / 4;
   const int64_t weights = m.columns - unit * kUnit, units = (weights + kUnit - 1) / kUnit;
-  const uint8_t* stored = m.row(n) + unit * kUnit * kBits / 8;
+  Codes<kBits> stored(m, m.row(n), unit * kUnit);
   uint8_t padded[4 * kGroup * kUnit * kBits / 8];
   if (weights % (kGroup * kUnit)) {  // zeros after the codes that are there
+    const Codes<kBits> copy(padded, padded + sizeof padded / kBits * stored.kLow);
     memset(padded, 0, sizeof padded);
-    stored = static_cast<const uint8_t*>(memcpy(padded, stored, static_cast<size_t>(weights * kBits / 8)));
+    memcpy(padded, stored.low, static_cast<size_t>(weights * stored.kLow / 8));
+    memcpy(padded + sizeof padded / kBits * stored.kLow, stored.high, static_cast<size_t>(weights * stored.kHigh / 8));
+    stored = copy;
   }
   switch ((units + kGroup - 1) / kGroup) {
     case 1: return dot_units<V, A, kBits, kHalves, 1, kCount>(m, n, unit, units, stored, ahead, x, sum);
@@ -189,24 +206,24 @@ void dot_last(const Matrix& m, int64_t n, int64_t unit, const uint8_t* ahead, co
 }
 
 // out[t * stride] += row n . x[t] for kCount tokens, from unit `first` (a multiple of kLanes) to unit `end`; fetches as
-// much of the row that lies at `ahead`.
+// much of the row that lies at `next`.
 template <class V, class A, int kBits, bool kHalves, int kCount>
-void dot_row(const Matrix& m, int64_t n, int64_t first, int64_t end, const uint8_t* ahead, const Quantized<V, A>* x,
+void dot_row(const Matrix& m, int64_t n, int64_t first, int64_t end, const uint8_t* next, const Quantized<V, A>* x,
              int64_t stride, float* out) {
   typename V::F sum[kCount];
   for (auto& s : sum) s = V::zero();
   int64_t u = first;
-  const auto at = [&] { return u * kUnit * kBits / 8; };
+  const auto codes = [&](const uint8_t* row) { return Codes<kBits>(m, row, u * kUnit); };
   for (; (u + V::kLanes) * kUnit <= m.columns && u < end; u += V::kLanes)
-    dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, u, V::kLanes, m.row(n) + at(), ahead + at(), x, sum);
-  if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, n, u, ahead + at(), x, sum);
+    dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, u, V::kLanes, codes(m.row(n)), codes(next), x, sum);
+  if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, n, u, codes(next), x, sum);
   for (int t = 0; t < kCount; ++t) out[t * stride] += V::sum(sum[t]);
 }
 
 // Fetches scales and zero points of row n: streams of their own, too thin for the hardware to fetch ahead.
 inline void fetch_scales(const Matrix& m, int64_t n, int64_t first, int64_t count) {
   for (int64_t b = 0; b < count; b += 32) __builtin_prefetch(m.row_scales(n) + first + b);
-  if (m.zero_points) __builtin_prefetch(m.row_zero_points(n) + first * m.bits / 8);
+  if (m.zero_points) __builtin_prefetch(m.row_zero_points(n) + first * zero_point_bits(m.bits) / 8);
 }
 
 // Tokens go kCount at a time, the rest fewer at a time; as many columns at a time as stay near.
@@ -241,8 +258,13 @@ void multiply_quantized(const Matrix& m, int64_t first, int64_t rows, const void
   memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
   Quantized<V, A> views[kMaxTokens];
   for (int64_t t = 0; t < tokens; ++t) views[t] = Quantized<V, A>(x[t], m.columns);
-  const auto multiply = m.bits == 4 ? multiply_codes<V, A, 4> : multiply_codes<V, A, 8>;
-  multiply(m, first, rows, views, tokens, out);
+  switch (m.bits) {
+    case 3: return multiply_codes<V, A, 3>(m, first, rows, views, tokens, out);
+    case 4: return multiply_codes<V, A, 4>(m, first, rows, views, tokens, out);
+    case 5: return multiply_codes<V, A, 5>(m, first, rows, views, tokens, out);
+    case 6: return multiply_codes<V, A, 6>(m, first, rows, views, tokens, out);
+    default: return multiply_codes<V, A, 8>(m, first, rows, views, tokens, out);
+  }
 }
 
 }  // namespace

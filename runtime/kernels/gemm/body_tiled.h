@@ -8,7 +8,9 @@
 //   transpose(rows)     of kLanes vectors of kLanes floats, whatever their bits mean
 //   store(p, f, n)      the first n lanes
 //   dwords(p)           the four bytes at p, in every int32
+//   scaled<n>(p)        the int32 at p times 2^n, in every int32
 //   deal<bits, A>(w, p) int32s of bits / 4 vectors of stored codes -> part p (see order) of the codes in each
+//   deal_plane<bits, shift, A>(w, j, codes) the same of a plane of 1 or 2 bits, all parts, of codes 8 * j and on in each
 #pragma once
 
 #include <algorithm>
@@ -49,18 +51,55 @@ struct TileWeights {
   }
 
   void load_codes(const Matrix& m, int64_t n, int64_t last, int64_t unit, int64_t units) {
-    for (int half = 0; half < 2; ++half)
-      for (int64_t i = 0; i < units * kBits; i += V::kLanes) {  // a unit fills as many int32 as a code has bits
-        const int64_t stored = smaller(units * kBits - i, V::kLanes);
-        typename V::F rows[V::kLanes];
-        for (int r = 0; r < V::kLanes; ++r) {
-          const uint8_t* from = m.row(smaller(n + half * V::kLanes + r, last)) + 4 * (unit * kBits + i);
-          rows[r] = V::load(reinterpret_cast<const float*>(from), stored);
+    constexpr int kLow = low_bits(kBits), kHigh = kBits - kLow;
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = n + half * V::kLanes;
+      if constexpr (kLow == 2)
+        load_plane<2, 0>(m, row, last, unit, units, 0, half);
+      else
+        load_whole<kLow>(m, row, last, unit, units, half);
+      if constexpr (kHigh > 0) load_plane<kHigh, kLow>(m, row, last, unit, units, m.columns * kLow / 8, half);
+    }
+  }
+
+ private:
+  // int32s [first, first + count) of kLanes rows' codes, `start` bytes into a row: vector i holds int32 first + i of each.
+  static void load_columns(const Matrix& m, int64_t n, int64_t last, int64_t start, int64_t first, int64_t count,
+                           typename V::F (&columns)[V::kLanes]) {
+    for (int r = 0; r < V::kLanes; ++r) {
+      const uint8_t* from = m.row(smaller(n + r, last)) + start + 4 * first;
+      columns[r] = V::load(reinterpret_cast<const float*>(from), count);
+    }
+    V::transpose(columns);
+  }
+
+  template <int kWidth>
+  void load_whole(const Matrix& m, int64_t n, int64_t last, int64_t unit, int64_t units, int half) {
+    for (int64_t i = 0; i < units * kWidth; i += V::kLanes) {  // a unit fills as many int32 as a code has bits
+      const int64_t count = smaller(units * kWidth - i, V::kLanes);
+      typename V::F columns[V::kLanes];
+      load_columns(m, n, last, 0, unit * kWidth + i, count, columns);
+      for (int64_t j = 0; j < count; j += kWidth / 4)
+        for (int p = 0; p < kParts; ++p)
+          codes[(i + j) / kWidth][p * 4 + (i + j) % kWidth / (kWidth / 4)][half] =
+              V::template deal<kWidth, A>(columns + j, p);
+    }
+  }
+
+  // Adds a plane of codes, or begins with it where it is not shifted.
+  template <int kWidth, int kShift>
+  void load_plane(const Matrix& m, int64_t n, int64_t last, int64_t unit, int64_t units, int64_t start, int half) {
+    static_assert(kTileUnits * kWidth <= V::kLanes);
+    typename V::F columns[V::kLanes];
+    load_columns(m, n, last, start, unit * kWidth, units * kWidth, columns);
+    for (int64_t u = 0; u < units; ++u)
+      for (int j = 0; j < 4; ++j) {
+        typename V::B parts[kParts];
+        V::template deal_plane<kWidth, kShift, A>(columns[u * kWidth + j * kWidth / 4], j, parts);
+        for (int p = 0; p < kParts; ++p) {
+          auto& code = codes[u][p * 4 + j][half];
+          code = kShift ? V::either(code, parts[p]) : parts[p];
         }
-        V::transpose(rows);
-        for (int64_t j = 0; j < stored; j += kBits / 4)
-          for (int p = 0; p < kParts; ++p)
-            codes[(i + j) / kBits][p * 4 + (i + j) % kBits / (kBits / 4)][half] = V::template deal<kBits, A>(rows + j, p);
       }
   }
 };
@@ -89,7 +128,7 @@ void dot_tile(const TileWeights<V, A, kBits>& weights, const Quantized<V, A>* x,
     ahead.fetch();
     typename V::I part[kCount][2];
     for (int t = 0; t < kCount; ++t) {
-      const auto start = kShifts ? V::izero() : V::dwords(reinterpret_cast<const uint8_t*>(x[t].starts[kBits == 8] + unit + u));
+      const auto start = kShifts ? V::izero() : V::template scaled<kBits - 4>(x[t].starts + unit + u);
       part[t][0] = part[t][1] = start;
     }
     const int64_t at = Q::offset(unit + u);
@@ -158,8 +197,13 @@ void multiply_tiled(const Matrix& m, int64_t first, int64_t rows, const void* co
   memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
   Quantized<V, A> views[kMaxTokens];
   for (int64_t t = 0; t < tokens; ++t) views[t] = Quantized<V, A>(x[t], m.columns);
-  const auto multiply = m.bits == 4 ? multiply_tiles<V, A, 4> : multiply_tiles<V, A, 8>;
-  multiply(m, first, rows, views, tokens, out);
+  switch (m.bits) {
+    case 3: return multiply_tiles<V, A, 3>(m, first, rows, views, tokens, out);
+    case 4: return multiply_tiles<V, A, 4>(m, first, rows, views, tokens, out);
+    case 5: return multiply_tiles<V, A, 5>(m, first, rows, views, tokens, out);
+    case 6: return multiply_tiles<V, A, 6>(m, first, rows, views, tokens, out);
+    default: return multiply_tiles<V, A, 8>(m, first, rows, views, tokens, out);
+  }
 }
 
 template <class V, class A>

@@ -7,6 +7,8 @@
 //   late_half(a, b)    of each four lanes, the first two of a and the last two of b
 //   order<bits, A>     stored codes of kLanes / 4 units -> 2 * sizeof(A) vectors of A, dealt out: vector p holds codes p,
 //                      p + 2 * sizeof(A), ... of each unit, so that 4-bit codes need only masks and shifts
+//   plane<bits, shift, A> the same of a plane of 1 or 2 bits, shifted left
+//   either(b, b)       bits that are in one of both
 //   set_codes<A>(...)  as set_unit_codes of body_quantized.h
 //   dot<bits, A, h>    adds to each int32 of `a` the product of its four bytes (two words) of codes and activations; if
 //                      not h, of any four bytes of the same unit
@@ -29,12 +31,28 @@ namespace {
 using edgepress::kLargest;
 using edgepress::kMaxTokens;
 using edgepress::kUnit;
+using edgepress::low_bits;
 using edgepress::Matrix;
+using edgepress::zero_point_bits;
 
 constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return ceil_divide(value, multiple) * multiple; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+
+// Where a row's codes lie from one column on, a multiple of 16.
+template <int kBits>
+struct Codes {
+  static constexpr int kLow = low_bits(kBits), kHigh = kBits - kLow;
+
+  const uint8_t* low;
+  const uint8_t* high;
+
+  Codes(const uint8_t* low, const uint8_t* high) : low(low), high(high) {}
+  Codes(const Matrix& m, const uint8_t* row, int64_t column)
+      : low(row + column * kLow / 8), high(row + (m.columns * kLow + column * kHigh) / 8) {}
+  Codes after(int64_t columns) const { return {low + columns * kLow / 8, high + columns * kHigh / 8}; }
+};
 
 // scale and scale * (offset - zero point) of row n, from the even block `first` on: kLanes blocks, zeros after `count`;
 // then the same of `count` blocks, zeros up to a full vector.

@@ -7,6 +7,10 @@
 
 namespace edgepress {
 
+// Codes of 3, 5 and 6 bits lie in two planes: the low bits of all codes of a row, then the others.
+[[gnu::always_inline]] constexpr int low_bits(int bits) { return bits == 8 ? 8 : bits >= 4 ? 4 : 2; }
+[[gnu::always_inline]] constexpr int zero_point_bits(int bits) { return bits == 8 ? 8 : 4; }
+
 // One stored matrix [rows, columns]; see OPS.md. Quantized columns are a multiple of `block`, a power of two.
 struct Matrix {
   const uint8_t* weight;
@@ -14,7 +18,7 @@ struct Matrix {
   const uint8_t* zero_points;  // null where symmetric
   int64_t rows;
   int64_t columns;
-  int bits;  // 4, 8 or 16
+  int bits;  // 3, 4, 5, 6, 8 or 16
   int block;
   bool bfloat;  // 16-bit weights are bfloat16
   const uint8_t* then = nullptr;  // the weights that are read after the rows of a call, if not the next rows: a hint
@@ -26,7 +30,7 @@ struct Matrix {
   }
   [[gnu::always_inline]] int64_t row_bytes() const { return columns * bits / 8; }
   [[gnu::always_inline]] int64_t row_blocks() const { return blocks(columns); }
-  [[gnu::always_inline]] int64_t zero_point_bytes() const { return (row_blocks() * bits + 7) / 8; }
+  [[gnu::always_inline]] int64_t zero_point_bytes() const { return (row_blocks() * zero_point_bits(bits) + 7) / 8; }
   [[gnu::always_inline]] const uint8_t* row(int64_t n) const { return weight + n * row_bytes(); }
   [[gnu::always_inline]] const uint16_t* row_scales(int64_t n) const { return scales + n * row_blocks(); }
   [[gnu::always_inline]] const uint8_t* row_zero_points(int64_t n) const { return zero_points + n * zero_point_bytes(); }

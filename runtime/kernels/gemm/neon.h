@@ -115,6 +115,33 @@ struct Neon {
       }
     }
   }
+  static B either(B a, B b) { return vorrq_s8(a, b); }
+  template <int kBits, int kShift, class A>
+  static void plane(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
+    constexpr int kMask = ((1 << kBits) - 1) << kShift;
+    uint16x8_t words;  // of kBits of each of four weights
+    if constexpr (kBits == 2) {
+      words = vmovl_u8(vld1_u8(from));
+    } else {
+      uint32_t stored;
+      memcpy(&stored, from, sizeof stored);
+      const uint32x4_t bytes = vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(stored)))));
+      words = vreinterpretq_u16_u32(vandq_u32(vorrq_u32(bytes, vshlq_n_u32(bytes, 12)), vdupq_n_u32(0x000f000f)));
+    }
+    uint16x8_t mask = vdupq_n_u16(kMask);
+    if constexpr (sizeof(A) == 1) {
+      words = vorrq_u16(words, vshlq_n_u16(words, 8 - 2 * kBits));
+      words = vandq_u16(words, vdupq_n_u16(((1 << 2 * kBits) - 1) * 0x0101));
+      mask = vdupq_n_u16(kMask * 0x0101);
+    }
+    words = vshlq_n_u16(words, kShift);
+    codes[0] = vreinterpretq_s8_u16(vandq_u16(words, mask));
+    codes[1] = vreinterpretq_s8_u16(vandq_u16(vshrq_n_u16(words, kBits), mask));
+    if constexpr (sizeof(A) == 2) {
+      codes[2] = vreinterpretq_s8_u16(vandq_u16(vshrq_n_u16(words, 2 * kBits), mask));
+      codes[3] = vreinterpretq_s8_u16(vandq_u16(vshrq_n_u16(words, 3 * kBits), mask));
+    }
+  }
 };
 
 }  // namespace

@@ -127,6 +127,17 @@ struct Portable {
       }
     }
   }
+  static B either(B a, B b) { return a | b; }
+  template <int kBits, int kShift, class A>
+  static void plane(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
+    constexpr int kParts = 2 * sizeof(A), kMask = (1 << kBits) - 1;
+    for (int unit = 0; unit < kLanes / 4; ++unit)
+      for (int i = 0; i < kUnit; ++i) {
+        const int bit = (unit * kUnit + i) * kBits;
+        const A code = static_cast<A>((from[bit / 8] >> bit % 8 & kMask) << kShift);
+        memcpy(reinterpret_cast<A*>(&codes[i % kParts]) + unit * kUnit / kParts + i / kParts, &code, sizeof code);
+      }
+  }
 
  private:
   using Words = Vector<int16_t, 8>;

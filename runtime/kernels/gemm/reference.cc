@@ -7,14 +7,20 @@
 namespace edgepress::reference {
 namespace {
 
+// Code i of codes packed one after the other, low bits first; a byte holds a whole number of them.
+int packed(const uint8_t* from, int bits, int64_t i) {
+  return (from[i * bits / 8] >> (i * bits % 8)) & ((1 << bits) - 1);
+}
+
 int code(const Matrix& m, int64_t n, int64_t k) {
-  return m.bits == 8 ? m.row(n)[k] : (m.row(n)[k / 2] >> (k % 2 * 4)) & 15;
+  const int low = low_bits(m.bits), high = m.bits - low;
+  const int code = packed(m.row(n), low, k);
+  return high ? code | packed(m.row(n) + m.columns * low / 8, high, k) << low : code;
 }
 
 int zero_point(const Matrix& m, int64_t n, int64_t b) {
   if (!m.zero_points) return 1 << (m.bits - 1);
-  const uint8_t* row = m.row_zero_points(n);
-  return m.bits == 8 ? row[b] : (row[b / 2] >> (b % 2 * 4)) & 15;
+  return packed(m.row_zero_points(n), zero_point_bits(m.bits), b);
 }
 
 double weight(const Matrix& m, int64_t n, int64_t k) {

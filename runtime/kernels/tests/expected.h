@@ -21,7 +21,13 @@ struct Row {
 // Errors of a float sum grow with its length like a random walk, from a few roundings on.
 inline double epsilon(int64_t terms) { return 6e-8 * (16 + 4 * std::sqrt(static_cast<double>(terms))); }
 
-inline int code(const uint8_t* row, int bits, int64_t i) { return bits == 8 ? row[i] : row[i / 2] >> (i % 2 * 4) & 15; }
+inline int packed(const uint8_t* row, int bits, int64_t i) { return row[i * bits / 8] >> i * bits % 8 & ((1 << bits) - 1); }
+
+// 3, 5 and 6 bits are stored as 2 + 1, 4 + 1 and 4 + 2.
+inline int code(const uint8_t* row, int bits, int64_t columns, int64_t i) {
+  const int low = bits == 3 ? 2 : bits == 8 ? 8 : 4;
+  return packed(row, low, i) | (low < bits ? packed(row + columns * low / 8, bits - low, i) << low : 0);
+}
 
 struct Weight {
   double value, magnitude;  // of the terms that the value may be computed from
@@ -36,10 +42,11 @@ inline Weight weight(const StoredBank& b, int64_t matrix, int64_t n, int64_t k) 
   }
   const int bits = b.format.bits;
   const double scale = half_to_float(b.scales->as<uint16_t>()[row * blocks + k / b.block]);
-  const int64_t point_bytes = (blocks * bits + 7) / 8;
-  const int point = b.zero_points ? code(b.zero_points->as<uint8_t>() + row * point_bytes, bits, k / b.block)
+  const int point_bits = bits == 8 ? 8 : 4;
+  const int64_t point_bytes = (blocks * point_bits + 7) / 8;
+  const int point = b.zero_points ? packed(b.zero_points->as<uint8_t>() + row * point_bytes, point_bits, k / b.block)
                                   : 1 << (bits - 1);
-  return {scale * (code(b.weight->as<uint8_t>() + row * b.columns * bits / 8, bits, k) - point),
+  return {scale * (code(b.weight->as<uint8_t>() + row * b.columns * bits / 8, bits, b.columns, k) - point),
           std::fabs(scale) * (1 << bits)};
 }
 

@@ -98,9 +98,10 @@ int mismatches(const Kernels& kernels, const Kernels& reference, const Format& f
 
 std::vector<Format> formats() {
   std::vector<Format> all = {{16, 16, false, false}, {16, 16, false, true}};
-  for (int bits : {4, 8})
+  for (int bits : {3, 4, 5, 6, 8})
     for (int block : {16, 32, 64, 128})
-      for (bool asymmetric : {false, true}) all.push_back({bits, block, asymmetric, false});
+      for (bool asymmetric : {false, true})
+        if (!asymmetric || bits < 5 || bits == 8) all.push_back({bits, block, asymmetric, false});
   return all;
 }
 

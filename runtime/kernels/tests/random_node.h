@@ -83,7 +83,7 @@ inline OrtValue* add_floats(Random& random, RandomNode& node, fake::Shape shape)
 }
 
 inline Format random_format(Random& random) {
-  return random.pick<Format>({{4, false, false}, {4, true, false}, {8, false, false}, {8, true, false},
+  return random.pick<Format>({{3, false, false}, {3, true, false}, {4, false, false}, {4, true, false}, {5, false, false}, {6, false, false}, {8, false, false}, {8, true, false},
                               {16, false, false}, {16, false, true}});
 }
 
@@ -107,7 +107,7 @@ inline StoredBank add_bank(Random& random, RandomNode& node, Format f, int block
     scales->as<uint16_t>()[i] = static_cast<uint16_t>((random.bits() & 0x83ff) + offset);
   bank.scales = scales;
   if (f.asymmetric) {
-    OrtValue* points = node.add(TYPE_UINT8, shape((columns / block * f.bits + 7) / 8));
+    OrtValue* points = node.add(TYPE_UINT8, shape((columns / block * (f.bits == 8 ? 8 : 4) + 7) / 8));
     fill_bits(random, *points);
     bank.zero_points = points;
   }
