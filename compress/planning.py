@@ -30,7 +30,7 @@ def make_plan(
     quantizer: str = "kquant",
     block_size: int = 32,
     statistics: Statistics | None = None,
-    formats: Sequence[str] = ("4", "4z", "8", "16"),
+    formats: Sequence[str] = ("3", "3z", "4", "4z", "5", "6", "8", "16"),
     uniform_experts: bool = False,
     track: Track = silent,
 ) -> Plan:
@@ -51,7 +51,7 @@ def make_plan(
     if bits is None and max_size is None:
         raise PlanError("a plan needs a budget: bits or max_size")
     if bits is not None and not 0 < bits <= 16:
-        raise PlanError(f"{bits:g} bits per weight are no budget; use 4, 8, 16, or a mean between 4 and 16")
+        raise PlanError(f"{bits:g} bits per weight are no budget; use 4, 8, 16, or a mean between 3.5 and 16")
     if quantizer not in QUANTIZERS:
         raise PlanError(f"unknown quantizer {quantizer!r}; use one of {', '.join(QUANTIZERS)}")
     if block_size not in BLOCK_SIZES:

@@ -104,7 +104,7 @@ def matrix_tensors(path: str, chosen: Format, shape: tuple[int, ...], plan: Plan
     yield Stored(f"{path}.weight", "uint8", (*stack, columns * chosen.bits // 8))
     yield Stored(f"{path}.scales", "float16", (*stack, blocks))
     if chosen.asymmetric:
-        yield Stored(f"{path}.zero_points", "uint8", (*stack, ceil(blocks * chosen.bits / 8)))
+        yield Stored(f"{path}.zero_points", "uint8", (*stack, ceil(blocks * chosen.zero_point_bits / 8)))
 
 
 def parts(spec: ModelSpec) -> list[str]:

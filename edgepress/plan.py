@@ -43,6 +43,11 @@ class Plan:
     def expert_format(self, layer: int, expert: int, projection: str) -> Format:
         return parse_format(self.experts[layer][expert][projection], f"layers.{layer}.experts.{expert}.{projection}")
 
+    def format_names(self) -> set[str]:
+        """Every format that the plan uses."""
+        of_experts = {name for kept in self.experts.values() for widths in kept.values() for name in widths.values()}
+        return {*self.formats.values(), *of_experts}
+
     def kept(self, layer: int) -> list[int]:
         """The kept experts of a layer, ascending; expert number j of the bundle is kept(layer)[j]."""
         return sorted(self.experts[layer])

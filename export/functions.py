@@ -78,26 +78,38 @@ def dequantize(op: Op, tensors: Sequence[Value], chosen: Format, block_size: int
     if not chosen.quantized:
         return op.Cast(tensors[0], to=FLOAT)
     shape = constant(op, [0, -1, block_size])
-    codes = op.Cast(op.Reshape(_unpack(op, tensors[0], chosen.bits), shape), to=FLOAT)
+    codes = op.Cast(op.Reshape(_unpack_codes(op, tensors[0], chosen), shape), to=FLOAT)
     scales = op.Unsqueeze(op.Cast(tensors[1], to=FLOAT), constant(op, [-1]))
     zero = constant(op, 2.0 ** (chosen.bits - 1), np.float32)
     if chosen.asymmetric:
         blocks = op.Slice(op.Shape(tensors[1]), constant(op, [1]), constant(op, [2]))
-        unpacked = _unpack(op, tensors[2], chosen.bits)
+        unpacked = _unpack(op, tensors[2], chosen.zero_point_bits)
         kept = op.Slice(unpacked, constant(op, [0]), blocks, constant(op, [1]))
         zero = op.Unsqueeze(op.Cast(kept, to=FLOAT), constant(op, [-1]))
     return op.Reshape(op.Mul(op.Sub(codes, zero), scales), constant(op, [0, -1]))
+
+
+def _unpack_codes(op: Op, packed: Value, chosen: Format) -> Value:
+    """uint8 [rows, columns * bits / 8] -> uint8 [rows, columns], from one plane or two."""
+    low, high = chosen.low_bits, chosen.bits - chosen.low_bits
+    if not high:
+        return _unpack(op, packed, low)
+    width = op.Slice(op.Shape(packed), constant(op, [1]), constant(op, [2]))
+    split = op.Div(op.Mul(width, constant(op, [low])), constant(op, [chosen.bits]))
+    one = constant(op, [1])
+    lower = _unpack(op, op.Slice(packed, constant(op, [0]), split, one), low)
+    upper = _unpack(op, op.Slice(packed, split, width, one), high)
+    return op.BitwiseOr(lower, op.BitShift(upper, constant(op, low, np.uint8), direction="LEFT"))
 
 
 def _unpack(op: Op, packed: Value, bits: int) -> Value:
     """uint8 [rows, columns * bits / 8] -> uint8 [rows, columns], low bits first."""
     if bits == 8:
         return packed
-    low = op.BitwiseAnd(packed, constant(op, 15, np.uint8))
-    high = op.BitShift(packed, constant(op, 4, np.uint8), direction="RIGHT")
-    last = constant(op, [-1])
-    pairs = op.Concat(op.Unsqueeze(low, last), op.Unsqueeze(high, last), axis=-1)
-    return op.Reshape(pairs, constant(op, [0, -1]))
+    shifts = constant(op, list(range(0, 8, bits)), np.uint8)
+    parts = op.BitShift(op.Unsqueeze(packed, constant(op, [-1])), shifts, direction="RIGHT")
+    codes = op.BitwiseAnd(parts, constant(op, (1 << bits) - 1, np.uint8))
+    return op.Reshape(codes, constant(op, [0, -1]))
 
 
 def int8_activations(op: Op, x: Value) -> Value:
@@ -122,7 +134,7 @@ def linear(
     `half`: float16 activations, float16 weights.
     """
     inputs = ["x", *matrix_inputs(chosen), *(["bias"] if biased else [])]
-    packed = chosen.quantized and (half or chosen.bits == 4 or accuracy_level == 4)
+    packed = chosen.bits == 4 or (chosen.bits == 8 and (half or accuracy_level == 4))
 
     def body(op: Op, x: Value, *rest: Value) -> Value:
         bias = rest[-1] if biased else None

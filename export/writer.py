@@ -19,6 +19,7 @@ from edgepress.export.genai import genai_config, special_tokens
 from edgepress.export.modules import ACCURACY_LEVELS, DTYPES, Context
 from edgepress.export.staging import staged
 from edgepress.files import sha256
+from edgepress.formats import CUDA_FORMATS
 from edgepress.layout import all_tensors, kept_parameters, parts
 from edgepress.packed import WeightSource
 from edgepress.plan import Plan
@@ -57,6 +58,8 @@ def export(
         raise InputError(f"unknown activations {activations!r}; use {' or '.join(ACCURACY_LEVELS)}")
     if provider == "cuda" and activations != "int16":
         raise InputError(f"activations {activations} are for provider cpu; on the GPU they are float16")
+    if provider == "cuda" and (odd := source.plan.format_names() - set(CUDA_FORMATS)):
+        raise InputError(f"provider cuda has no matrices of {min(odd)}; press with {', '.join(CUDA_FORMATS)} only")
     if folder.exists():
         raise InputError(f"output folder {folder} exists; choose another or remove it")
     read_tokenizer(source.folder / TOKENIZER)

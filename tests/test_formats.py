@@ -8,7 +8,20 @@ from edgepress.errors import PlanError
 from edgepress.formats import FORMATS, Format, fits, parse_format
 
 
-@pytest.mark.parametrize(("name", "bits"), [("4", 4.5), ("4z", 4.625), ("8", 8.5), ("8z", 8.75), ("16", 16.0)])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("3", 3.5),
+        ("3z", 3.625),
+        ("4", 4.5),
+        ("4z", 4.625),
+        ("5", 5.5),
+        ("6", 6.5),
+        ("8", 8.5),
+        ("8z", 8.75),
+        ("16", 16.0),
+    ],
+)
 def test_bits_per_weight_with_blocks_of_32(name: str, bits: float) -> None:
     assert FORMATS[name].bits_per_weight(2048, 32) == bits
 
@@ -24,20 +37,20 @@ def test_parts_add_up(name: str, rows: int, blocks: int, block_size: int) -> Non
     columns = blocks * block_size
     weights = rows * columns * FORMATS[name].bits // 8
     scales = rows * blocks * 2 if name != "16" else 0
-    zero_points = {"4z": rows * ((blocks + 1) // 2), "8z": rows * blocks}.get(name, 0)
+    zero_points = {"3z": rows * ((blocks + 1) // 2), "4z": rows * ((blocks + 1) // 2), "8z": rows * blocks}.get(name, 0)
     assert FORMATS[name].matrix_bytes(rows, columns, block_size) == weights + scales + zero_points
 
 
 def test_names_are_widths() -> None:
-    assert sorted(FORMATS) == ["16", "4", "4z", "8", "8z"]
+    assert sorted(FORMATS) == ["16", "3", "3z", "4", "4z", "5", "6", "8", "8z"]
     assert all(f.name == name for name, f in FORMATS.items())
 
 
 def test_narrow_formats_come_first() -> None:
-    assert [f.name for f in sorted(FORMATS.values())] == ["4", "4z", "8", "8z", "16"]
+    assert [f.name for f in sorted(FORMATS.values())] == ["3", "3z", "4", "4z", "5", "6", "8", "8z", "16"]
 
 
-@pytest.mark.parametrize("name", ["5", "", "4Z", "32", 4, None, ["4"]])
+@pytest.mark.parametrize("name", ["7", "", "4Z", "32", 4, None, ["4"]])
 def test_an_unknown_width_is_refused_with_its_place(name: object) -> None:
     with pytest.raises(PlanError, match=r"layers\.0\.q"):
         parse_format(name, "layers.0.q")  # type: ignore[arg-type]

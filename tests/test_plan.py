@@ -80,7 +80,7 @@ def test_a_plan_for_the_same_type_of_another_size() -> None:
     refused(plan_json(spec_of(SAMPLE)), "another model")
 
 
-@pytest.mark.parametrize("width", ["5", "", None, 4, ["4"], {}])
+@pytest.mark.parametrize("width", ["7", "", None, 4, ["4"], {}])
 def test_unknown_widths(width: Any) -> None:
     data = plan_json()
     data["formats"]["layers.0.q"] = width

@@ -148,6 +148,12 @@ INLINE uint16_t half_bits(float value) {
   return static_cast<uint16_t>(sign | static_cast<uint32_t>(from_bits(magnitude) * 0x1p24f));
 }
 
+// `bits` bits of the codes of a block, from bit `shift` on, low bits first.
+INLINE void pack_plane(const uint8_t (&code)[kLargestBlock][kLanes], int lane, int block, int shift, int bits, uint8_t* out) {
+  std::memset(out, 0, static_cast<size_t>(block * bits / 8));
+  for (int i = 0; i < block; ++i) out[i * bits / 8] |= (code[i][lane] >> shift & ((1 << bits) - 1)) << i * bits % 8;
+}
+
 }  // namespace
 
 // Quantizes a [rows, columns] matrix without NaN or infinity, row by row of blocks.
@@ -161,7 +167,8 @@ extern "C" __attribute__((visibility("default"))) int VARIANT(
     uint8_t* zeros) {
   const Format f = {bits, (1 << bits) - 1, asymmetric != 0};
   const int64_t per_row = columns / block, count = rows * per_row;
-  const int64_t zero_bytes = (per_row * bits + 7) / 8;
+  const int zero_bits = bits == 8 ? 8 : 4;
+  const int64_t zero_bytes = (per_row * zero_bits + 7) / 8;
   const float limit = kHalfMax * static_cast<float>(1 << (bits - 1));
   Tile x, w = {};
   for (int64_t start = 0; start < count; start += kLanes) {
@@ -192,15 +199,21 @@ extern "C" __attribute__((visibility("default"))) int VARIANT(
     for (int lane = 0; lane < lanes; ++lane) {
       const int64_t row = (start + lane) / per_row, column = (start + lane) % per_row;
       uint8_t* out = codes + (start + lane) * block * bits / 8;
-      if (bits == 8)
+      if (bits == 8) {
         for (int i = 0; i < block; ++i) out[i] = code[i][lane];
-      else
+      } else if (bits == 4) {
         for (int i = 0; i < block; i += 2) out[i / 2] = static_cast<uint8_t>(code[i][lane] | code[i + 1][lane] << 4);
+      } else {  // two planes, each over the whole row
+        const int low = bits > 4 ? 4 : 2;
+        uint8_t* planes = codes + row * columns * bits / 8;
+        pack_plane(code, lane, block, 0, low, planes + column * block * low / 8);
+        pack_plane(code, lane, block, low, bits - low, planes + columns * low / 8 + column * block * (bits - low) / 8);
+      }
       scales[start + lane] = half_bits(scale[lane]);
       if (!asymmetric) continue;
-      uint8_t* zero_out = zeros + row * zero_bytes + column * bits / 8;
+      uint8_t* zero_out = zeros + row * zero_bytes + column * zero_bits / 8;
       const uint8_t value = static_cast<uint8_t>(zero[lane]);
-      if (bits == 8 || column % 2 == 0)
+      if (zero_bits == 8 || column % 2 == 0)
         *zero_out = value;
       else
         *zero_out = static_cast<uint8_t>(*zero_out | value << 4);

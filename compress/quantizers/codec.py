@@ -22,7 +22,7 @@ class Quantized:
     Attributes:
         codes: uint8 [rows, columns * bits / 8], low bits first.
         scales: float16 [rows, blocks], signed.
-        zero_points: uint8 [rows, ceil(blocks * bits / 8)], low bits first; None where symmetric.
+        zero_points: uint8 [rows, ceil(blocks * zero point bits / 8)], low bits first; None where symmetric.
     """
 
     codes: np.ndarray
@@ -61,10 +61,10 @@ def encode(
     codes = nearest(blocks, scales, zeros, chosen)
     codes += zeros
     scales16 = scales.astype(np.float16).reshape(rows, -1)
-    packed = pack(codes.T.astype(np.uint8).reshape(rows, columns), chosen.bits)
+    packed = pack_codes(codes.T.astype(np.uint8).reshape(rows, columns), chosen)
     if not chosen.asymmetric:
         return Quantized(packed, scales16)
-    return Quantized(packed, scales16, pack(zeros.astype(np.uint8).reshape(rows, -1), chosen.bits))
+    return Quantized(packed, scales16, pack(zeros.astype(np.uint8).reshape(rows, -1), chosen.zero_point_bits))
 
 
 def nearest(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, chosen: Format) -> np.ndarray:
@@ -84,28 +84,46 @@ def round_scale(scales: np.ndarray) -> np.ndarray:
     return np.clip(scales, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16).astype(np.float32)
 
 
+def pack_codes(codes: np.ndarray, chosen: Format) -> np.ndarray:
+    """uint8 codes [rows, columns] of a format -> bytes [rows, columns * bits / 8]: one plane, or two."""
+    low = chosen.low_bits
+    if low == chosen.bits:
+        return pack(codes, low)
+    return np.concatenate([pack(codes & (1 << low) - 1, low), pack(codes >> low, chosen.bits - low)], axis=1)
+
+
+def unpack_codes(packed: np.ndarray, chosen: Format, columns: int) -> np.ndarray:
+    """The inverse of pack_codes: uint8 [rows, columns]."""
+    low = chosen.low_bits
+    if low == chosen.bits:
+        return unpack(packed, low, columns)
+    split = columns * low // 8
+    high = unpack(packed[:, split:], chosen.bits - low, columns)
+    return unpack(packed[:, :split], low, columns) | high << low
+
+
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 codes [rows, n] -> bytes [rows, ceil(n * bits / 8)], low bits first."""
-    if bits == 8:
-        return codes
-    if codes.shape[1] % 2:
-        codes = np.pad(codes, ((0, 0), (0, 1)))
-    return codes[:, ::2] | codes[:, 1::2] << 4
+    """uint8 codes [rows, n] of 1, 2, 4 or 8 bits -> bytes [rows, ceil(n * bits / 8)], low bits first."""
+    each = 8 // bits  # codes in a byte
+    codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % each)))
+    packed = codes[:, ::each].copy()
+    for i in range(1, each):
+        packed |= codes[:, i::each] << i * bits
+    return packed
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The inverse of pack: uint8 [rows, count]."""
-    if bits == 8:
-        return packed
-    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), -1)[:, :count]
+    parts = [packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
+    return np.stack(parts, axis=2).reshape(len(packed), -1)[:, :count]
 
 
 def dequantize(quantized: Quantized, chosen: Format, block_size: int) -> np.ndarray:
     """The float32 [rows, columns] matrix that the kernels see: (code - zero point) * scale."""
     rows, blocks = quantized.scales.shape
-    codes = unpack(quantized.codes, chosen.bits, blocks * block_size).reshape(rows, blocks, block_size)
+    codes = unpack_codes(quantized.codes, chosen, blocks * block_size).reshape(rows, blocks, block_size)
     zeros: np.ndarray | np.float32 = np.float32(1 << chosen.bits - 1)
     if quantized.zero_points is not None:
-        zeros = unpack(quantized.zero_points, chosen.bits, blocks).astype(np.float32)[:, :, None]
+        zeros = unpack(quantized.zero_points, chosen.zero_point_bits, blocks).astype(np.float32)[:, :, None]
     values = (codes - zeros) * quantized.scales.astype(np.float32)[:, :, None]
     return values.reshape(rows, -1)

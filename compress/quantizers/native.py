@@ -52,7 +52,7 @@ def quantize(
     blocks = columns // block_size
     codes = np.empty((rows, columns * chosen.bits // 8), np.uint8)
     scales = np.empty((rows, blocks), np.float16)
-    zeros = np.empty((rows, -(-blocks * chosen.bits // 8)), np.uint8) if chosen.asymmetric else None
+    zeros = np.empty((rows, -(-blocks * chosen.zero_point_bits // 8)), np.uint8) if chosen.asymmetric else None
     failed = _function(variant or variants()[0])(
         weights.ctypes.data, _TYPES[weights.dtype.name], rows, columns, block_size, chosen.bits, chosen.asymmetric,
         excesses.ctypes.data, len(excesses), None if importance is None else importance.ctypes.data,

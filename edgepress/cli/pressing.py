@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edgepress.errors import EdgepressError, InputError
+from edgepress.formats import CUDA_FORMATS
 from edgepress.progress import Track
 
 
@@ -121,6 +122,7 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
         block_size=press.block_size,
         statistics=statistics,
         uniform_experts=provider == "cuda",
+        **({"formats": CUDA_FORMATS} if provider == "cuda" else {}),
         track=track,
     )
     return plan, statistics

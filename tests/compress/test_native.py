@@ -52,7 +52,8 @@ def test_every_magnitude_has_the_bits_of_kquant(
     chosen: Format, magnitude: float, spread: float, offset: float, seed: int
 ) -> None:
     values = (np.sinh(matrix(2, 64, seed) * spread) + offset) * 10.0**magnitude
-    weights = np.clip(values, -5e5, 5e5).astype(np.float32)
+    limit = 6e4 * 2 ** (chosen.bits - 1)
+    weights = np.clip(values, -limit, limit).astype(np.float32)
     assert_same_bits(QUANTIZERS["kquant"](weights, chosen, 32), REFERENCES["kquant"](weights, chosen, 32))
 
 

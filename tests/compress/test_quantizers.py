@@ -25,13 +25,17 @@ def matrix(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 def decode_as_the_kernels_do(q: Quantized, chosen: Format, block_size: int, row: int, column: int) -> float:
     """One weight, read bit by bit as runtime/kernels/OPS.md says."""
 
-    def code(packed: np.ndarray, index: int) -> int:
-        bit = index * chosen.bits
-        return (int(packed[bit // 8]) >> bit % 8) & ((1 << chosen.bits) - 1)
+    def code(packed: np.ndarray, bits: int, index: int) -> int:
+        bit = index * bits
+        return (int(packed[bit // 8]) >> bit % 8) & ((1 << bits) - 1)
 
-    block = column // block_size
-    zero = 1 << chosen.bits - 1 if q.zero_points is None else code(q.zero_points[row], block)
-    return (code(q.codes[row], column) - zero) * float(q.scales[row, block])
+    block, shift, value, stored = column // block_size, 0, 0, q.codes[row]
+    for plane in {3: (2, 1), 5: (4, 1), 6: (4, 2)}.get(chosen.bits, (chosen.bits,)):
+        value |= code(stored, plane, column) << shift
+        stored, shift = stored[q.scales.shape[1] * block_size * plane // 8 :], shift + plane
+    points = 8 if chosen.bits == 8 else 4
+    zero = 1 << chosen.bits - 1 if q.zero_points is None else code(q.zero_points[row], points, block)
+    return (value - zero) * float(q.scales[row, block])
 
 
 @pytest.mark.parametrize("chosen", WIDTHS, ids=lambda f: f.name)

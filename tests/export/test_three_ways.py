@@ -83,7 +83,7 @@ def test_latent_attention_keeps_one_compressed_row_per_token(bundle_of: Bundles)
     assert Session(bundle).kv_bytes_per_token == 3 * (32 + 16) * 4 == kv_bytes_per_token(spec)
 
 
-@pytest.mark.parametrize("width", ["16", "8", "4", "4z"])
+@pytest.mark.parametrize("width", ["16", "8", "6", "5", "4", "4z", "3z"])
 def test_native_and_plain_differ_by_little(width: str, bundle_of: Bundles) -> None:
     _, bundle = bundle_of("sample", width)
     ids = text_ids(1024).reshape(2, 512)

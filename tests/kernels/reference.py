@@ -50,7 +50,7 @@ def random_bank(
         points = rng.integers(0, 2**bits, scales.shape, dtype=np.uint8)
     widen = partial(np.repeat, repeats=block, axis=-1)
     values = (codes.astype(np.float64) - widen(points)) * widen(scales.astype(np.float64))
-    tensors = (pack(codes, bits), scales, *([pack(points, bits)] if asymmetric else []))
+    tensors = (pack_codes(codes, bits), scales, *([pack(points, 8 if bits == 8 else 4)] if asymmetric else []))
     return Bank(bits, asymmetric, tensors, values)
 
 
@@ -65,13 +65,24 @@ def _random_16_bits(rng: np.random.Generator, shape: tuple[int, int, int], bfloa
     return Bank(16, False, (stored,), values.astype(np.float64), bfloat)
 
 
+PLANES = {3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+
+
+def pack_codes(codes: Array, bits: int) -> Array:
+    """The planes of each row one after the other, that of the lowest bits first."""
+    packed, shift = [], 0
+    for width in PLANES[bits]:
+        packed.append(pack(codes >> shift & 2**width - 1, width))
+        shift += width
+    return np.concatenate(packed, axis=-1)
+
+
 def pack(codes: Array, bits: int) -> Array:
-    """Low bits first; the last byte of an odd row is half used."""
-    if bits == 8:
-        return codes
-    if codes.shape[-1] % 2:
-        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
-    return codes[..., 0::2] | codes[..., 1::2] << 4
+    """Low bits first; the last byte of a row may be partly used."""
+    each = 8 // bits
+    padded = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % each)])
+    grouped = padded.reshape(*codes.shape[:-1], -1, each).astype(np.uint16)
+    return (grouped << np.arange(0, 8, bits)).sum(-1).astype(np.uint8)
 
 
 LARGEST = {2: 32767, 4: 127}  # activation code of each accuracy_level: int16 and int8

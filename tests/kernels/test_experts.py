@@ -17,7 +17,7 @@ LEVELS = (0, 2, 4)
 SUPPORTED = [v for v in VARIANTS if supported(v)]
 Formats = list[tuple[int, bool]]
 MIXED: Formats = [(4, False), (8, True), (16, False), (4, True)]
-FORMATS: Formats = [*MIXED, (8, False)]
+FORMATS: Formats = [*MIXED, (8, False), (3, False), (3, True), (5, False), (6, False)]
 
 
 def random_layer(

@@ -10,6 +10,7 @@ from tests.kernels.nodes import VARIANTS, linear, supported, variant
 from tests.kernels.reference import Array, Bank, assert_within, random_bank, relative_error
 
 TOLERANCE = {0: 1e-5, 2: 1e-5, 4: 1e-4}  # of each accuracy_level, against the same rounding in numpy
+QUANTIZED = [(3, False), (3, True), (4, False), (4, True), (5, False), (6, False), (8, False), (8, True)]
 SUPPORTED = [v for v in VARIANTS if supported(v)]
 
 
@@ -23,7 +24,7 @@ def check(name: str, bank: Bank, tokens: int, level: int, block: int, seed: int 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("level", TOLERANCE)
 @pytest.mark.parametrize("block", [16, 32, 64, 128])
-@pytest.mark.parametrize(("bits", "asymmetric"), [(4, False), (4, True), (8, False), (8, True)])
+@pytest.mark.parametrize(("bits", "asymmetric"), QUANTIZED)
 def test_every_width_and_block_size(name: str, level: int, block: int, bits: int, asymmetric: bool) -> None:
     if not supported(name):
         pytest.skip(f"no {name} on this machine")
@@ -42,7 +43,7 @@ def test_16_bit_rows_of_any_length(name: str, bfloat: bool, columns: int) -> Non
 @settings(max_examples=150, deadline=None)
 @given(
     name=st.sampled_from(SUPPORTED), level=st.sampled_from(list(TOLERANCE)), block=st.sampled_from([16, 32, 64, 128]),
-    form=st.sampled_from([(4, False), (4, True), (8, False), (8, True), (16, False)]), bfloat=st.booleans(),
+    form=st.sampled_from([*QUANTIZED, (16, False)]), bfloat=st.booleans(),
     blocks=st.integers(1, 40), rows=st.integers(1, 140), tokens=st.integers(0, 70), biased=st.booleans(),
     seed=st.integers(0, 1000),
 )  # fmt: skip
