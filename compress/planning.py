@@ -1,24 +1,47 @@
 """From a budget to a Plan: one width everywhere, or the widths that cost the least accuracy within the budget."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgepress.architecture import ModelSpec
 from edgepress.bundle import ALIGNMENT
 from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
-from edgepress.compress.allocate import Option, allocate, smallest_size
+from edgepress.compress.allocate import ABSENT, Option, Presence, allocate, cheapest_within, smallest_size
+from edgepress.compress.choosing import Group, group_units, presences, reasons, with_formats
+from edgepress.compress.prediction import Prediction, fit
 from edgepress.compress.quantizers import QUANTIZERS
 from edgepress.compress.sensitivity import Meter, Unit
 from edgepress.compress.statistics import Statistics
 from edgepress.errors import PlanError
 from edgepress.formats import BLOCK_SIZES, F16, parse_format
 from edgepress.layout import all_tensors
-from edgepress.plan import PROJECTIONS, Plan, check_plan, expert_shapes, matrix_roles, uniform_plan
+from edgepress.plan import Plan, check_plan, expert_shapes, matrix_roles, uniform_plan
 from edgepress.progress import Track, silent
 
+if TYPE_CHECKING:
+    from edgepress.compress.fisher import Fisher
+
 _UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}
+_WIDE = "8"  # whose measured KL divergence, beside that of the narrowest width, makes the prediction
+_HALVINGS = 8  # of what a plan that leaves out experts may cost
 _GRAPH_BYTES = 3072  # of model.onnx, per stored tensor
+
+
+@dataclass(frozen=True)
+class _Goal:
+    bits: float | None
+    max_size: int | None
+    max_kl: float | None
+    in_nats: bool
+
+    def __str__(self) -> str:
+        limits = [f"{self.bits:g} bits"] if self.bits is not None else []
+        limits += [f"a bundle of {_mb(self.max_size)}"] if self.max_size is not None else []
+        limits += [f"a mean KL divergence of {self.max_kl:g}"] if self.max_kl is not None else []
+        return " and ".join(limits)
 
 
 def make_plan(
@@ -26,12 +49,17 @@ def make_plan(
     *,
     bits: float | None = None,
     max_size: int | None = None,
+    max_kl: float | None = None,
     keep: Mapping[int, list[int]] | None = None,
+    may_drop: Mapping[int, Collection[int]] | None = None,
     quantizer: str = "kquant",
     block_size: int = 32,
     statistics: Statistics | None = None,
+    fisher: "Fisher | None" = None,
+    measure: Callable[[list[Plan]], list[float]] | None = None,
     formats: Sequence[str] = ("3", "3z", "4", "4z", "5", "6", "8", "16"),
     uniform_experts: bool = False,
+    share: str = "matrix",
     track: Track = silent,
 ) -> Plan:
     """Decide which width every matrix gets.
@@ -40,34 +68,82 @@ def make_plan(
         bits: 4, 8 or 16: that width everywhere (4 with zero points). Any other number: the mean stored bits over all
             matrices, scales and zero points included, that the plan may reach.
         max_size: bytes that the bundle may take, graph and tokenizer files included.
+        max_kl: nats; the smallest plan whose predicted mean KL divergence stays within it. Needs fisher.
         keep: layer -> kept experts; None: all.
+        may_drop: layer -> experts that the allocation may leave out. Needs fisher.
         statistics: of a calibration; without it, all columns and all experts of a layer count equally.
+        fisher: of a calibration, beside statistics: costs are then nats, and the plan predicts its KL divergence.
+        measure: mean KL divergences of plans; predictions are then right for the narrowest width and for 8 bits.
         formats: the names of those that may be chosen.
         uniform_experts: both projections of an expert get the same width.
+        share: `matrix`: every matrix has its own width; `layer`: the experts of a layer share theirs.
 
     Raises:
         PlanError: no budget, an impossible one (with the smallest reachable size), or unknown options.
     """
-    if bits is None and max_size is None:
-        raise PlanError("a plan needs a budget: bits or max_size")
-    if bits is not None and not 0 < bits <= 16:
-        raise PlanError(f"{bits:g} bits per weight are no budget; use 4, 8, 16, or a mean between 3.5 and 16")
+    goal = _Goal(bits, max_size, max_kl, fisher is not None)
+    _check_goal(goal, may_drop is not None)
     if quantizer not in QUANTIZERS:
         raise PlanError(f"unknown quantizer {quantizer!r}; use one of {', '.join(QUANTIZERS)}")
     if block_size not in BLOCK_SIZES:
         raise PlanError(f"unknown block size {block_size}; use one of {BLOCK_SIZES}")
     allowed = [parse_format(name, "the plan") for name in formats]
     narrowest = min(allowed, key=lambda f: f.bits_per_weight(block_size, block_size)).name
-    width = _UNIFORM.get(bits or 0, narrowest)
-    smallest = replace(_uniform(checkpoint, width, keep, uniform_experts, block_size), quantizer=quantizer)
+
+    def uniform(width: str) -> Plan:
+        return replace(_uniform(checkpoint, width, keep, uniform_experts, block_size), quantizer=quantizer)
+
+    smallest = uniform(_UNIFORM.get(bits or 0, narrowest))
     check_plan(smallest, checkpoint.spec)
-    _check_size(checkpoint, smallest, max_size)
-    if bits in _UNIFORM:
-        return smallest
-    _check_bits(checkpoint.spec, smallest, bits)
-    meter = Meter(checkpoint, allowed, quantizer, block_size, statistics)
+    if may_drop is None:
+        _check_size(checkpoint, smallest, max_size)
+        if bits in _UNIFORM:
+            return smallest
+        _check_bits(checkpoint.spec, smallest, bits)
+    meter = Meter(checkpoint, allowed, quantizer, block_size, statistics, fisher)
     units = meter.units({layer: smallest.kept(layer) for layer in smallest.experts}, track)
-    return _allocated(checkpoint, smallest, units, bits, max_size, uniform_experts)
+    predict = Prediction()
+    if fisher and measure:
+        predict = _anchored(
+            [uniform(name) for name in dict.fromkeys((narrowest, _WIDE)) if name in formats], units, measure
+        )
+    absent = None
+    if fisher and may_drop is not None:
+        absent = {layer: {e: float(fisher.dropped[layer][e]) for e in ids} for layer, ids in may_drop.items()}
+    elif fisher and keep is not None:
+        lost = sum(np.delete(fisher.dropped[layer], smallest.kept(layer)).sum() for layer in smallest.experts)
+        predict = replace(predict, lost=float(lost))
+    groups = group_units(units, "expert" if uniform_experts else share, absent)
+    return _allocated(checkpoint, smallest, groups, goal, predict)
+
+
+def _check_goal(goal: _Goal, drops: bool) -> None:
+    if goal.bits is None and goal.max_size is None and goal.max_kl is None:
+        raise PlanError("a plan needs a budget: bits, max_size or max_kl")
+    if goal.bits is not None and not 0 < goal.bits <= 16:
+        raise PlanError(f"{goal.bits:g} bits per weight are no budget; use 4, 8, 16, or a mean between 3.5 and 16")
+    if goal.max_kl is None and not drops:
+        return
+    if not goal.in_nats:
+        raise PlanError("max_kl, and choosing how many experts stay, need Fisher information; calibrate on texts")
+    if goal.max_kl is not None and (goal.bits is not None or goal.max_size is not None):
+        raise PlanError("max_kl asks for the smallest size; leave out bits and max_size")
+    if goal.max_kl is not None and not goal.max_kl > 0:
+        raise PlanError(f"a KL divergence of {goal.max_kl:g} is no budget; give one above 0, such as 0.01")
+
+
+def _anchored(plans: list[Plan], units: list[Unit], measure: Callable[[list[Plan]], list[float]]) -> Prediction:
+    """The prediction that is right for these plans."""
+    costs = [sum(_option(unit, plan).cost for unit in units) for plan in plans]
+    return fit(list(zip(costs, measure(plans), strict=True)))
+
+
+def _option(unit: Unit, plan: Plan) -> Option:
+    if unit.layer is None or unit.expert is None:
+        name = plan.formats[unit.role]
+    else:
+        name = plan.experts[unit.layer][unit.expert][unit.projection]
+    return next(option for option in unit.options if option.name == name)
 
 
 def _uniform(
@@ -118,76 +194,61 @@ def _check_bits(spec: ModelSpec, smallest: Plan, bits: float | None) -> None:
         raise PlanError(f"the matrices take {least:.3f} bits per weight at least, not {bits:g}; raise the budget")
 
 
-def _allocated(
-    checkpoint: Checkpoint, smallest: Plan, units: list[Unit], bits: float | None, max_size: int | None, uniform: bool
-) -> Plan:
-    """The plan of least cost whose matrices stay within `bits` and whose bundle stays within `max_size`."""
-    groups = _groups(units, uniform)
-    options = [_combined(group) for group in groups]
-    budget = int((bits or 16) * sum(unit.weights for unit in units) / 8)
+def _allocated(checkpoint: Checkpoint, smallest: Plan, groups: list[Group], goal: _Goal, predict: Prediction) -> Plan:
+    """The plan of least cost within `bits` and `max_size`, or the smallest within `max_kl`."""
+    needed = presences(checkpoint.spec, groups)
+    if goal.max_kl is not None:
+        return _finished(smallest, groups, _within_kl(groups, goal.max_kl, predict, needed), goal, predict)
+    options = [group.options for group in groups]
+    least = smallest_size(options, needed)
+    budget = int((goal.bits or 16) * sum(unit.weights for group in groups for unit in group.units) / 8)
     while True:
-        chosen = allocate(options, max(budget, smallest_size(options)))
-        plan = _with_formats(smallest, groups, chosen)
-        excess = size_of(checkpoint, plan) - max_size if max_size is not None else 0
+        chosen = allocate(options, max(budget, least), needed)
+        plan = _finished(smallest, groups, chosen, goal, predict)
+        excess = size_of(checkpoint, plan) - goal.max_size if goal.max_size is not None else 0
         if excess <= 0:
-            return replace(plan, why=_reasons(smallest, groups, chosen, bits, max_size))
+            return plan
+        if budget <= least:
+            _check_size(checkpoint, plan, goal.max_size)
         budget = min(budget, sum(o.nbytes for o in chosen)) - excess
 
 
-def _groups(units: list[Unit], uniform: bool) -> list[list[Unit]]:
-    """Units that share a format: each alone, or the two projections of an expert together."""
-    if not uniform:
-        return [[unit] for unit in units]
-    groups: dict[str, list[Unit]] = {}
-    for unit in units:
-        key = unit.role if unit.expert is None else f"{unit.layer}.{unit.expert}"
-        groups.setdefault(key, []).append(unit)
-    return list(groups.values())
+def _within_kl(groups: list[Group], max_kl: float, predict: Prediction, needed: list[Presence]) -> list[Option]:
+    """The smallest choice whose predicted KL divergence stays within `max_kl`."""
+    options = [group.options for group in groups]
+    least = _predicted([min(each, key=lambda o: (o.cost, o.nbytes)) for each in options], predict)
+    if least >= max_kl:
+        raise PlanError(f"the predicted KL divergence is {least:.2g} at least, not {max_kl:g}; raise the budget")
+    low = high = predict.cost(max_kl)
+    if any(option.name == ABSENT for each in options for option in each):
+        high = max(low, max_kl / predict.slope)  # if all of it were experts left out
+    best = cheapest_within(options, low, needed)
+    for _ in range(_HALVINGS if high > low else 0):
+        cost = (low * high) ** 0.5
+        chosen = cheapest_within(options, cost, needed)
+        fits = _predicted(chosen, predict) <= max_kl
+        low, high, best = (cost, high, chosen) if fits else (low, cost, best)
+    return best
 
 
-def _combined(group: list[Unit]) -> list[Option]:
-    """The options that every unit of a group has, at the sum of their bytes and costs."""
-    by_name = [{option.name: option for option in unit.options} for unit in group]
-    shared = [name for name in by_name[0] if all(name in options for options in by_name)]
-    if not shared:
-        raise PlanError(f"the formats leave no common width to both projections of {group[0].role}; allow 16")
-    return [Option(name, sum(o[name].nbytes for o in by_name), sum(o[name].cost for o in by_name)) for name in shared]
+def _predicted(chosen: Sequence[Option], predict: Prediction) -> float:
+    """Mean KL divergence in nats: of the formats, and of what is left out."""
+    absent = sum(option.cost for option in chosen if option.name == ABSENT)
+    stored = sum(option.cost for option in chosen if option.name != ABSENT)
+    return predict.kl(stored, absent)
 
 
-def _with_formats(base: Plan, groups: list[list[Unit]], chosen: list[Option]) -> Plan:
-    formats = dict(base.formats)
-    experts = {layer: {e: dict(widths) for e, widths in kept.items()} for layer, kept in base.experts.items()}
-    for group, option in zip(groups, chosen, strict=True):
-        for unit in group:
-            if unit.layer is None or unit.expert is None:
-                formats[unit.role] = option.name
-            else:
-                experts[unit.layer][unit.expert][unit.projection] = option.name
-    return replace(base, formats=formats, experts=experts)
-
-
-def _reasons(
-    base: Plan, groups: list[list[Unit]], chosen: list[Option], bits: float | None, max_size: int | None
-) -> list[str]:
-    """The plan in sentences."""
-    weights = sum(unit.weights for group in groups for unit in group)
+def _finished(smallest: Plan, groups: list[Group], chosen: list[Option], goal: _Goal, predict: Prediction) -> Plan:
+    kept = [unit for group, o in zip(groups, chosen, strict=True) if o.name != ABSENT for unit in group.units]
     nbytes = sum(option.nbytes for option in chosen)
-    limits = [f"{bits:g} bits"] if bits is not None else []
-    limits += [f"a bundle of {_mb(max_size)}"] if max_size is not None else []
-    why = [
-        f"{8 * nbytes / weights:.3f} bits per weight over all matrices ({_mb(nbytes)}), within {' and '.join(limits)}",
-        *base.why[1:],
-    ]
-    for projection in ("", *PROJECTIONS):
-        counts = Counter(o.name for g, o in zip(groups, chosen, strict=True) for u in g if u.projection == projection)
-        if counts:
-            what = f"{projection} of experts" if projection else "always-active matrices"
-            why.append(f"{what}: {', '.join(f'{n} at {name}' for name, n in sorted(counts.items()))}")
-    loudest = sorted(
-        zip(groups, chosen, strict=True), key=lambda item: -max(o.cost for u in item[0] for o in u.options)
-    )[:3]
-    why.append(f"most sensitive: {', '.join(f'{g[0].role} ({o.name})' for g, o in loudest)}")
-    return why
+    bits = 8 * nbytes / sum(unit.weights for unit in kept)
+    why = [f"{bits:.3f} bits per weight over all matrices ({_mb(nbytes)}), within {goal}"]
+    figures = dict(smallest.figures)
+    if goal.in_nats:
+        figures["predicted_kl"] = _predicted(chosen, predict)
+        why.append(f"predicted mean KL divergence: {figures['predicted_kl']:.3g} nats")
+    why += [*smallest.why[1:], *reasons(groups, chosen)]
+    return replace(with_formats(smallest, groups, chosen), why=why, figures=figures)
 
 
 def _mb(nbytes: int) -> str:

@@ -5,7 +5,7 @@ from math import ceil
 
 import numpy as np
 
-from edgepress.architecture import ModelSpec
+from edgepress.architecture import Experts, ModelSpec
 from edgepress.compress.statistics import ByLayer, Statistics, check_statistics
 from edgepress.errors import InputError
 
@@ -71,13 +71,28 @@ def choose_experts(
         raise InputError(f"{spec.model_type} models have no experts to prune; keep them all")
     if not 0 < keep <= 1:
         raise InputError(f"cannot keep {keep} of the experts; give a share above 0 and up to 1")
-    least = ceil(x.routing.k / x.routing.kept_groups)
-    if x.routing.group_score == "sum2" and x.routing.groups > 1:
-        least = max(least, 2)
     size = x.count // x.routing.groups
-    kept = max(round(keep * size), least)
+    kept = max(round(keep * size), least_kept(x))
     by_layer = _ranking(spec, statistics, criterion, seed)
     return {layer: _best(by_layer[layer].reshape(-1, size), kept) for layer in spec.expert_layers}
+
+
+def least_kept(x: Experts) -> int:
+    """Experts that must stay in every group of a router, so that it finds as many as it chooses."""
+    least = ceil(x.routing.k / x.routing.kept_groups)
+    return max(least, 2) if x.routing.group_score == "sum2" and x.routing.groups > 1 else least
+
+
+def may_drop(spec: ModelSpec, statistics: Statistics) -> dict[int, list[int]]:
+    """Layer -> experts that may be dropped: all but super experts.
+
+    Raises:
+        InputError: statistics of another model, or a model without experts.
+    """
+    if spec.experts is None:
+        raise InputError(f"{spec.model_type} models have no experts to prune; keep them all")
+    check_statistics(statistics, spec)
+    return {layer: [e for e in range(len(peak)) if e != _super_expert(peak)] for layer, peak in statistics.peak.items()}
 
 
 def _ranking(spec: ModelSpec, statistics: Statistics | None, criterion: str, seed: int) -> ByLayer:
@@ -94,9 +109,11 @@ def _ranking(spec: ModelSpec, statistics: Statistics | None, criterion: str, see
 
 
 def _protect(score: np.ndarray, peak: np.ndarray) -> np.ndarray:
-    if peak.max() <= _SUPER * np.median(peak):
-        return score
-    return np.where(np.arange(len(peak)) == peak.argmax(), np.inf, score)
+    return np.where(np.arange(len(peak)) == _super_expert(peak), np.inf, score)
+
+
+def _super_expert(peak: np.ndarray) -> int | None:
+    return int(peak.argmax()) if peak.max() > _SUPER * np.median(peak) else None
 
 
 def _best(score: np.ndarray, kept: int) -> list[int]:

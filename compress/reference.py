@@ -47,7 +47,7 @@ def _experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weight
     for expert in top_k_index.unique().tolist():
         token, slot = torch.where(top_k_index == expert)
         x, gate = hidden_states[token], top_k_weights[token, slot]
-        output = _expert(self, expert, x, gate)
+        output = _expert(self, expert, token, x, gate)
         result[token] += output * gate[:, None]  # a token comes to an expert once
     return result
 
@@ -58,11 +58,14 @@ def expert_inner(experts: Any, expert: int, x: Tensor) -> Tensor:
     return inner
 
 
-def _expert(self: Any, expert: int, x: Tensor, gate: Tensor) -> Tensor:
-    inner = expert_inner(self, expert, x)
+def _expert(self: Any, expert: int, token: Tensor, x: Tensor, gate: Tensor) -> Tensor:
+    gate_up = _projected(self, "gate_up_proj", expert, x)
+    inner = self._apply_gate(gate_up)
     output = _projected(self, "down_proj", expert, inner)
     if (observer := getattr(self, "observer", None)) is not None:
         observer(expert, x, gate, inner, output)
+    if (watch := getattr(self, "watch", None)) is not None:
+        watch(expert, token, gate, gate_up, output)
     return output
 
 
@@ -80,7 +83,7 @@ def _input_scaled_experts(self: Any, hidden_states: Tensor) -> Tensor:
     for expert, rows in enumerate(inputs):
         token = rows.any(-1).nonzero()[:, 0]
         if len(token):
-            result[expert, token] = _expert(self, expert, rows[token], torch.ones(len(token)))
+            result[expert, token] = _expert(self, expert, token, rows[token], torch.ones(len(token)))
     return result.view_as(hidden_states)
 
 
@@ -169,13 +172,18 @@ class ReferenceModel:
             for i in self._track(range(self.spec.layers), "reference layers"):
                 with self.layer(i):
                     self.advance(states)
-            head = self._read("embedding" if self.spec.tied_head else "head")
-            bias = self._read("head_bias").float() if self.spec.head_bias else None
+            head = self.head()
             for chunk in self.normed(states):
-                yield self._finished(_head_logits(chunk, head, bias))
+                yield self.head_logits(chunk, *head)
 
-    def _finished(self, logits: np.ndarray) -> np.ndarray:
-        """Scaled and capped, in place."""
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """(weights [V, H] as they are stored, bias [V] or None)"""
+        bias = self._read("head_bias").float() if self.spec.head_bias else None
+        return self._read("embedding" if self.spec.tied_head else "head"), bias
+
+    def head_logits(self, normed: Tensor, head: Tensor, bias: Tensor | None) -> np.ndarray:
+        """What the head, scaled and capped, makes of [S, H]: float32 [S, V]."""
+        logits = _head_logits(normed, head, bias)
         logits *= self.spec.logit_scale
         if cap := self.spec.logit_softcap:
             logits[:] = cap * np.tanh(logits / cap)
@@ -230,14 +238,48 @@ class ReferenceModel:
             yield batch, output
             _drop_pages(states)
 
+    def pull_back(self, states: np.ndarray, gradients: np.ndarray) -> Iterator[None]:
+        """Replace gradients at the layer's output by those at its input (both float32 [n, S, H]), batch by batch.
+
+        Args:
+            states: the layer's input.
+        """
+        for start in range(0, len(states), self._batch):
+            batch = slice(start, start + self._batch)
+            x = torch.from_numpy(np.array(states[batch])).requires_grad_()
+            with torch.enable_grad():
+                y = self._decoder(inputs_embeds=x, use_cache=False).last_hidden_state
+            y.backward(torch.from_numpy(gradients[batch]))
+            assert x.grad is not None
+            gradients[batch] = x.grad.numpy()
+            _drop_pages(states)
+            yield
+
+    def rows_of(self, role: str, values: np.ndarray) -> np.ndarray:
+        """What belongs to a role's rows, of the outputs of the linear layer that transformers has for it."""
+        i, expert, template = split_role(role)
+        held = self.checkpoint.architecture.fused_with(template)
+        if held is None:
+            return values
+        fused, index = held
+        rows = [self.checkpoint.shape(r.format(i=i, e=expert))[0] for r in fused.roles]
+        part: np.ndarray = fused.part(values, rows, index)
+        return part
+
     def normed(self, states: np.ndarray) -> Iterator[Tensor]:
         """For each chunk, what the head reads (float32 [S, H]): the last layer's output after the final norm."""
-        roles = {"weight": "final_norm"} | ({"bias": "final_norm_bias"} if self.spec.norm_bias else {})
-        self._norm.load_state_dict({name: self._read(role).float() for name, role in roles.items()}, assign=True)
+        norm = self.final_norm()
         for chunk in states:
             with torch.no_grad():
-                normed = self._norm(torch.from_numpy(chunk))
+                normed = norm(torch.from_numpy(chunk))
             yield normed
+
+    def final_norm(self) -> nn.Module:
+        """With its weights."""
+        roles = {"weight": "final_norm"} | ({"bias": "final_norm_bias"} if self.spec.norm_bias else {})
+        self._norm.load_state_dict({name: self._read(role).float() for name, role in roles.items()}, assign=True)
+        norm: nn.Module = self._norm
+        return norm
 
     def local_name(self, role: str) -> str:
         """What transformers' layer calls the parameter that holds a role: `layers.0.q` -> `self_attn.q_proj.weight`."""

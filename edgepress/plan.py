@@ -27,6 +27,7 @@ class Plan:
         dtype16: what 16-bit weights are stored as, float16 or bfloat16.
         quantizer: the name of the quantizer that chooses scales and zero points.
         why: one sentence per decision, for people.
+        figures: what the planner measured or predicts, such as predicted_kl (the mean KL divergence in nats).
     """
 
     source: dict[str, str]
@@ -36,6 +37,7 @@ class Plan:
     block_size: int = 32
     quantizer: str = "kquant"
     why: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
 
     def format(self, role: str) -> Format:
         return parse_format(self.formats[role], role)
@@ -59,8 +61,8 @@ class Plan:
         path.write_text(self.to_json() + "\n", encoding="utf-8")
 
     def digest(self) -> str:
-        """Identifies everything that decides the bytes (not the `why`)."""
-        facts = {k: v for k, v in asdict(self).items() if k != "why"}
+        """Identifies everything that decides the bytes (neither `why` nor `figures`)."""
+        facts = {k: v for k, v in asdict(self).items() if k not in ("why", "figures")}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -131,7 +133,7 @@ def parse_plan(data: Any, spec: ModelSpec, where: str) -> Plan:
             for layer, kept in data["experts"].items()
         }
         plan = Plan(dict(data["source"]), dict(data["formats"]), experts, data["dtype16"], data["block_size"],
-                    data["quantizer"], list(data["why"]))  # fmt: skip
+                    data["quantizer"], list(data["why"]), dict(data.get("figures", {})))  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise PlanError(f"{where} is not a plan: {type(cause).__name__} {cause}") from None
     check_plan(plan, spec, where)
@@ -148,6 +150,8 @@ def check_plan(plan: Plan, spec: ModelSpec, where: str = "the plan") -> None:
         raise PlanError(f"{where} has dtype16 {plan.dtype16!r}; use float16 or bfloat16")
     if not all(isinstance(text, str) for text in (plan.quantizer, *plan.why)):
         raise PlanError(f"{where}: quantizer is a name, and why a list of sentences")
+    if not all(isinstance(name, str) and isinstance(figure, float) for name, figure in plan.figures.items()):
+        raise PlanError(f"{where}: figures are numbers by name")
     matrices = dict(matrix_roles(spec))
     _same_keys(plan.formats, matrices, where, "formats")
     for role, shape in matrices.items():

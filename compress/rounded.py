@@ -1,0 +1,58 @@
+"""A checkpoint as a plan would store it, and how far its predictions are then from the original's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from edgepress.checkpoint import Checkpoint
+from edgepress.compress.quantizers import dequantize
+from edgepress.compress.reference import ReferenceModel
+from edgepress.compress.sensitivity import by_rows
+from edgepress.compress.statistics import Statistics
+from edgepress.formats import Format
+from edgepress.plan import Plan
+from edgepress.progress import Track, silent
+from edgepress.roles import split_role
+
+
+class Rounded(Checkpoint):
+    """A checkpoint whose matrices are those that a plan's formats leave; experts that it drops stay as they are."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None) -> None:
+        self.__dict__.update(checkpoint.__dict__)
+        self._plan, self._statistics = plan, statistics
+
+    def rows(self, role: str, start: int, stop: int) -> np.ndarray:
+        rows = super().rows(role, start, stop)
+        chosen = self._format(role)
+        if chosen is None or not chosen.quantized:
+            return rows
+        block_size = self._plan.block_size
+        importance = self._statistics.importance(self.spec, role) if self._statistics else None
+        quantized = by_rows(self._plan.quantizer)(rows, chosen, block_size, importance)
+        return dequantize(quantized, chosen, block_size)
+
+    def _format(self, role: str) -> Format | None:
+        layer, expert, template = split_role(role)
+        if layer is None or expert is None:
+            return self._plan.format(role) if role in self._plan.formats else None
+        if expert not in self._plan.experts[layer] or template.endswith("_bias"):
+            return None
+        projection = "down" if template.endswith(".down") else "gate_up"
+        return self._plan.expert_format(layer, expert, projection)
+
+
+def divergences(
+    checkpoint: Checkpoint, plans: Sequence[Plan], ids: np.ndarray, *, statistics: Statistics | None = None,
+    memory: int | None = None, track: Track = silent,
+) -> list[float]:  # fmt: skip
+    """The mean KL divergence in nats that each plan's formats cause in the second halves of chunks (int64 [n, S])."""
+    views = [checkpoint, *(Rounded(checkpoint, plan, statistics) for plan in plans)]
+    models = [ReferenceModel(view, memory=memory, track=track) for view in views]
+    half = ids.shape[1] // 2
+    sums = np.zeros(len(plans))
+    for logits in zip(*(model.logits(ids) for model in models), strict=True):
+        own, *others = (torch.from_numpy(z[half:-1]).log_softmax(-1) for z in logits)
+        sums += [float((own.exp() * (own - other)).sum(-1).double().mean()) for other in others]
+    return [float(s) for s in sums / len(ids)]
