@@ -66,12 +66,12 @@ def cheapest_within(units: Sequence[Sequence[Option]], cost: float, presences: S
 
 
 def _useful(options: Sequence[Option]) -> list[Option]:
-    """Those that no smaller option undercuts in cost."""
+    """Those that no smaller option undercuts in cost; a router may need a present one all the same."""
     useful: list[Option] = []
-    for option in sorted(options, key=lambda o: (o.nbytes, o.cost)):
+    for option in sorted((o for o in options if o.name != ABSENT), key=lambda o: (o.nbytes, o.cost)):
         if not useful or option.cost < useful[-1].cost:
             useful.append(option)
-    return useful
+    return useful + [option for option in options if option.name == ABSENT]
 
 
 def _relaxed(units: Sequence[Sequence[Option]], budget: int) -> tuple[list[Option], float]:

@@ -36,7 +36,7 @@ def calibrate(
         InputError: ids that are not the model's.
         CheckpointError: weights that cannot be read.
     """
-    saved = _Saved(cache, _key(checkpoint, ids)) if cache else None
+    saved = _Saved(cache, key_of(checkpoint, ids)) if cache else None
     if saved and saved.result.exists():
         statistics = load_statistics(saved.result)
         statistics.ids = ids
@@ -118,7 +118,8 @@ def _column_squares(rows: Tensor) -> np.ndarray:
     return rows.square().sum(0).double().numpy()
 
 
-def _key(checkpoint: Checkpoint, ids: np.ndarray) -> str:
+def key_of(checkpoint: Checkpoint, ids: np.ndarray) -> str:
+    """Identifies a calibration."""
     facts = [source_fingerprint(checkpoint), fingerprint(checkpoint.spec), ids.shape]
     text = json.dumps(facts).encode() + np.ascontiguousarray(ids, "<i8").tobytes()
     return hashlib.sha256(text).hexdigest()[:16]

@@ -116,8 +116,9 @@ def reasons(groups: Sequence[Group], chosen: Sequence[Option]) -> list[str]:
             why.append(f"{what}: {', '.join(f'{n} at {name}' for name, n in sorted(counts.items()))}")
     if any(option.name == ABSENT for group in groups for option in group.options):
         dropped = Counter(group.units[0].layer for group, option in pairs if option.name == ABSENT)
-        each = ", ".join(f"{count} in layer {layer}" for layer, count in sorted(dropped.items()))  # type: ignore[type-var]
-        why.append(f"experts left out: {each or 'none'}")
+        each = ", ".join(f"{count} of layer {layer}" for layer, count in sorted(dropped.items()))  # type: ignore[type-var]
+        experts = len({(unit.layer, unit.expert) for group in groups for unit in group.units if unit.projection})
+        why.append(f"{dropped.total()} of {experts} experts are left out{': ' if each else ''}{each}")
     loudest = sorted(pairs, key=lambda item: -max(o.cost for u in item[0].units for o in u.options))[:3]
     why.append(f"most sensitive: {', '.join(f'{g.units[0].role} ({o.name})' for g, o in loudest)}")
     return why

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edgepress.architecture import Experts
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.calibrate import key_of
 from edgepress.compress.reference import ReferenceModel
 from edgepress.plan import matrix_roles
 from edgepress.progress import Track, silent
@@ -127,6 +128,16 @@ def _times(rows: np.ndarray, head: Tensor) -> Tensor:
         part = slice(start, start + _HEAD_ROWS)
         result += torch.from_numpy(rows[:, part]) @ head[part].float()
     return result
+
+
+def fisher_of(checkpoint: Checkpoint, ids: np.ndarray, *, cache: Path, **options: Any) -> Fisher:
+    """That of measure_fisher, which takes the options; it is kept in a cache folder once it is measured."""
+    path = cache / f"fisher-{key_of(checkpoint, ids)}.npz"
+    if not path.exists():
+        fisher = measure_fisher(checkpoint, ids, **options)
+        cache.mkdir(parents=True, exist_ok=True)
+        fisher.save(path)
+    return load_fisher(path)
 
 
 def _pull_back(model: ReferenceModel, i: int, states: np.ndarray, gradients: np.ndarray, fisher: Fisher) -> None:

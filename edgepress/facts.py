@@ -136,6 +136,7 @@ def _flat_rope(rope: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 METADATA = frozenset(
     [
         "_attn_implementation_autoset",
+        "_model_name_or_path",
         "_name_or_path",
         "architectures",
         "attention_dropout",
@@ -164,6 +165,7 @@ METADATA = frozenset(
         "tokenizer_class",
         "torch_dtype",
         "transformers_version",
+        "unk_token_id",
         "use_cache",
     ]
 )

@@ -73,3 +73,8 @@ def calibration_ids(
         except InputError as error:
             raise InputError(f"text {path}: {error}") from None
     return np.concatenate(cut)
+
+
+def spread(ids: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the chunks, evenly spaced."""
+    return ids[np.unique(np.linspace(0, len(ids) - 1, count).round().astype(int))]

@@ -243,3 +243,23 @@ def test_an_interruption_is_one_line(tmp_path: Path) -> None:
         "from edgepress.cli import main; main(['devices', 'probe'])"
     )
     assert_one_line_error(in_a_process(code, tmp_path), "interrupted")
+
+
+TEXT = SAMPLE.parent / "texts" / "calibration" / "code.txt"
+
+
+@pytest.mark.parametrize("experts", [[], ["--keep-experts", "auto"]])
+def test_compress_within_a_divergence(experts: list[str], edgepress: Edgepress) -> None:
+    options = ["--max-kl", "0.1", "--quantizer", "rtn", "--calibrate", TEXT, "--calibration-chunks", 1, *experts]
+    result = edgepress("compress", SAMPLE, "-o", "packed", *options, "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert 0.05 < document["figures"]["predicted_kl"] <= 0.1
+    assert any("experts are left out" in reason for reason in document["why"]) == bool(experts)
+    assert json.loads(Path("packed/plan.json").read_text())["figures"] == document["figures"]
+
+
+def test_a_share_of_experts_that_is_no_number_is_bad_usage(edgepress: Edgepress) -> None:
+    result = edgepress("compress", SAMPLE, "-o", "packed", "--keep-experts", "many")
+    assert result.returncode == 2
+    assert "auto" in result.stderr

@@ -37,7 +37,7 @@ def compress(model: Model, output: Output, press: Press, json: Json = False) -> 
     from edgepress.compress import apply
 
     if press.is_empty:
-        raise typer.BadParameter("say how small: --bits, --max-size, --device, --keep-experts or --plan")
+        raise typer.BadParameter("say how small: --bits, --max-size, --max-kl, --device, --keep-experts or --plan")
     _refuse_existing(output)
     checkpoint = open_checkpoint(model)
     with making(output), calibrations(output) as cache, tracker() as track:
@@ -45,7 +45,8 @@ def compress(model: Model, output: Output, press: Press, json: Json = False) -> 
         packed = apply(checkpoint, plan, output, statistics, memory=memory_of(press), track=track)
     size = sum(p.stat().st_size for p in output.iterdir())
     if json:
-        print_json({"folder": str(output), "size_bytes": size, "why": plan.why, "notes": packed.notes})
+        print_json({"folder": str(output), "size_bytes": size, "why": plan.why, "figures": plan.figures,
+                    "notes": packed.notes})  # fmt: skip
     else:
         typer.echo(f"{output}: {human_bytes(size)}")
         for reason in (*plan.why, *packed.notes):

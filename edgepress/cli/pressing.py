@@ -10,11 +10,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from edgepress.errors import EdgepressError, InputError
 from edgepress.formats import CUDA_FORMATS
 from edgepress.progress import Track
+
+_FISHER_CHUNKS, _MEASURED_CHUNKS = 16, 8  # of the calibration's, evenly spaced: more change little
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,13 @@ class Press:
     bits: Annotated[float | None, typer.Option(help="Mean stored bits per weight; 4, 8 or 16: uniform.")] = None
     max_size: Annotated[str | None, typer.Option(help="Largest bundle, such as 2GB.")] = None
     device: Annotated[str | None, typer.Option(help="Fit this device's memory; see `edgepress devices list`.")] = None
-    keep_experts: Annotated[float, typer.Option(help="Share of each layer's experts to keep.")] = 1.0
+    max_kl: Annotated[
+        float | None,
+        typer.Option(help="The smallest bundle of this predicted mean KL divergence in nats, such as 0.01."),
+    ] = None
+    keep_experts: Annotated[
+        str, typer.Option(help="Share of each layer's experts to keep; auto: as many as the budget is best spent on.")
+    ] = "1"
     prune: Annotated[str, typer.Option(help="Which experts go: reap, frequency, gated_ean, msan or random.")] = "reap"
     quantizer: Annotated[str, typer.Option(help="kquant, gptq (calibrated), hqq or rtn.")] = "kquant"
     block_size: Annotated[int, typer.Option(help="Weights per scale: 16, 32, 64 or 128.")] = 32
@@ -106,26 +115,83 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
     if press.plan:
         if replace(press, calibrate=None, calibration_chunks=16, memory=None) != Press(plan=press.plan):
             raise InputError("--plan says everything but --calibrate; leave out other options, or edit the plan")
-        return load_plan(press.plan, checkpoint.spec), _calibrated(checkpoint, press, track, cache)
-    statistics = _calibrated(checkpoint, press, track, cache)
-    keep = None
-    if press.keep_experts != 1.0:
-        from edgepress.compress.prune import choose_experts
-
-        keep = choose_experts(checkpoint.spec, statistics, press.keep_experts, press.prune)
+        plan, ids = load_plan(press.plan, checkpoint.spec), _calibration_ids(checkpoint, press)
+        return plan, _calibrated(checkpoint, press, ids, track, cache)
+    share = _kept_share(press.keep_experts)
+    _check_bound(press)
+    ids = _calibration_ids(checkpoint, press)
+    if ids is None and (share is None or (share != 1 and press.prune != "random")):
+        what = "--keep-experts auto" if share is None else f"--prune {press.prune}"
+        raise InputError(f"{what} needs to see experts at work; add --calibrate FILE")
+    statistics = _calibrated(checkpoint, press, ids, track, cache)
+    bounded = press.max_size or press.device or press.max_kl is not None
     plan = plan_within(
         checkpoint,
-        bits=16 if press.bits is None and not press.max_size and not press.device else press.bits,
+        bits=16 if press.bits is None and not bounded else press.bits,
         max_size=_budget(checkpoint.spec, press),
-        keep=keep,
+        max_kl=press.max_kl,
         quantizer=press.quantizer,
         block_size=press.block_size,
         statistics=statistics,
         uniform_experts=provider == "cuda",
         **({"formats": CUDA_FORMATS} if provider == "cuda" else {}),
         track=track,
+        **_experts(checkpoint.spec, press, share, statistics),
+        **(_in_nats(checkpoint, press, ids, statistics, track, cache) if ids is not None else {}),
     )
     return plan, statistics
+
+
+def _check_bound(press: Press) -> None:
+    if press.max_kl is None:
+        return
+    if press.bits is not None or press.max_size or press.device:
+        raise InputError("--max-kl asks for the smallest bundle; leave out --bits, --max-size and --device")
+    if not press.max_kl > 0:
+        raise InputError(f"--max-kl {press.max_kl:g} is no budget; give nats above 0, such as 0.01")
+    if not press.calibrate:
+        raise InputError("--max-kl needs to see the model at work; add --calibrate FILE")
+
+
+def _kept_share(text: str) -> float | None:
+    """None: auto."""
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no share; write 0.75 or auto", param_hint="--keep-experts") from None
+
+
+def _experts(spec: Any, press: Press, share: float | None, statistics: Any) -> dict[str, Any]:
+    """What make_plan takes to keep experts."""
+    from edgepress.compress.prune import choose_experts, may_drop
+
+    if share is None:
+        return {"may_drop": may_drop(spec, statistics)}
+    return {"keep": choose_experts(spec, statistics, share, press.prune)} if share != 1 else {}
+
+
+def _in_nats(
+    checkpoint: Any, press: Press, ids: np.ndarray, statistics: Any, track: Track, cache: Path
+) -> dict[str, Any]:
+    """What make_plan takes to count costs in nats, unless nothing is to be allocated."""
+    from edgepress.compress.fisher import fisher_of
+    from edgepress.compress.rounded import divergences
+    from edgepress.texts import spread
+
+    uniform = press.bits in (4, 8, 16) or (
+        press.bits is None and not (press.max_size or press.device or press.max_kl is not None)
+    )
+    if uniform and press.keep_experts != "auto":
+        return {}
+    chosen = spread(ids, _FISHER_CHUNKS)
+    options = {"memory": memory_of(press), "track": track}
+    few = spread(ids, _MEASURED_CHUNKS)
+    return {
+        "fisher": fisher_of(checkpoint, chosen, cache=cache, **options),
+        "measure": lambda plans: divergences(checkpoint, plans, few, statistics=statistics, **options),
+    }
 
 
 def _budget(spec: Any, press: Press) -> int | None:
@@ -140,18 +206,22 @@ def _budget(spec: Any, press: Press) -> int | None:
     return min(wanted, default=None)
 
 
-def _calibrated(checkpoint: Any, press: Press, track: Track, cache: Path) -> Any:
+def _calibration_ids(checkpoint: Any, press: Press) -> np.ndarray | None:
     if not press.calibrate:
-        if press.keep_experts != 1.0 and press.prune != "random":
-            raise InputError(f"--prune {press.prune} needs to see experts at work; add --calibrate FILE")
         return None
     if checkpoint.spec.encoder:
         raise InputError("calibration observes models that generate text; leave out --calibrate for an embedding model")
-    from edgepress.compress.calibrate import calibrate
     from edgepress.texts import calibration_ids
 
     context = min(512, checkpoint.spec.context)
-    ids = calibration_ids(checkpoint.path / "tokenizer.json", press.calibrate, context, press.calibration_chunks)
+    return calibration_ids(checkpoint.path / "tokenizer.json", press.calibrate, context, press.calibration_chunks)
+
+
+def _calibrated(checkpoint: Any, press: Press, ids: np.ndarray | None, track: Track, cache: Path) -> Any:
+    if ids is None:
+        return None
+    from edgepress.compress.calibrate import calibrate
+
     return calibrate(checkpoint, ids, track=track, cache=cache, memory=memory_of(press))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.compress.allocate import Option, allocate, smallest_size
+from edgepress.compress.allocate import ABSENT, Option, Presence, allocate, cheapest_within, smallest_size
 
 UNITS = st.lists(
     st.lists(
@@ -75,3 +75,52 @@ def test_a_budget_without_room_gives_the_smallest_options(budget: int) -> None:
 
 def test_equal_problems_get_equal_answers() -> None:
     assert allocate(many(300), 300 * 196608 * 5) == allocate(many(300), 300 * 196608 * 5)
+
+
+PRESENT = st.builds(Option, st.sampled_from("48"), st.integers(1, 10**6), st.floats(0, 100, allow_subnormal=False))
+DROPPED = st.builds(Option, st.just(ABSENT), st.just(0), st.floats(0, 100, allow_subnormal=False))
+EXPERTS = st.lists(
+    st.tuples(st.lists(PRESENT, min_size=1, max_size=2), st.lists(DROPPED, max_size=1)).map(lambda o: o[0] + o[1]),
+    min_size=4, max_size=4,
+)  # fmt: skip
+ROUTERS = st.sampled_from([Presence([[0, 1, 2, 3]], 2), Presence([[0, 1], [2, 3]], 1), Presence([[0, 3], [1, 2]], 0)])
+
+
+def legal(chosen: tuple[Option, ...] | list[Option], router: Presence) -> bool:
+    counts = {sum(chosen[unit].name != ABSENT for unit in group) for group in router.groups}
+    return len(counts) == 1 and min(counts) >= router.least
+
+
+@settings(max_examples=80, deadline=None)
+@given(EXPERTS, ROUTERS, st.floats(0, 1.2))
+def test_routers_keep_enough_experts_at_the_least_cost(
+    units: list[list[Option]], router: Presence, share: float
+) -> None:
+    possible = [c for c in product(*units) if legal(c, router)]
+    sizes = [sum(o.nbytes for o in c) for c in possible]
+    budget = min(sizes) + int(share * (max(sizes) - min(sizes)))
+    chosen = allocate(units, budget, [router])
+    assert legal(chosen, router)
+    assert sum(o.nbytes for o in chosen) <= budget
+    least = min(sum(o.cost for o in c) for c, size in zip(possible, sizes, strict=True) if size <= budget)
+    assert sum(o.cost for o in chosen) <= 1.005 * least + 1e-4
+
+
+@settings(max_examples=80, deadline=None)
+@given(EXPERTS, ROUTERS)
+def test_the_smallest_size_is_that_of_a_legal_choice(units: list[list[Option]], router: Presence) -> None:
+    if len(router.groups) == 1:
+        least = min(sum(o.nbytes for o in c) for c in product(*units) if legal(c, router))
+        assert smallest_size(units, [router]) == least
+
+
+@settings(max_examples=60, deadline=None)
+@given(UNITS, st.floats(0, 1.2))
+def test_the_dual_is_the_smallest_within_a_cost(units: list[list[Option]], share: float) -> None:
+    least = sum(min(o.cost for o in options) for options in units)
+    cost = least + share * (sum(max(o.cost for o in options) for options in units) - least) + 1e-3
+    chosen = cheapest_within(units, cost)
+    assert sum(o.cost for o in chosen) <= cost * (1 + 1e-6)
+    possible = [c for c in product(*units) if sum(o.cost for o in c) <= cost * (1 - 1e-6)]
+    if possible:
+        assert sum(o.nbytes for o in chosen) <= 1.005 * min(sum(o.nbytes for o in c) for c in possible) + 1

@@ -2,20 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint, open_checkpoint
-from edgepress.compress import make_plan
+from edgepress.compress import make_plan, size_of
+from edgepress.compress.calibrate import calibrate
+from edgepress.compress.fisher import Fisher, measure_fisher
+from edgepress.compress.prune import may_drop
 from edgepress.compress.sensitivity import Meter
+from edgepress.compress.statistics import Statistics
 from edgepress.errors import PlanError
 from edgepress.formats import FORMATS, parse_format
 from edgepress.layout import all_tensors
 from edgepress.plan import Plan, expert_shapes, load_plan, matrix_roles
 from edgepress.progress import silent
+from edgepress.texts import calibration_ids
 from tests.tiny import OF_TYPE, SAMPLE, tiny_checkpoint
 
 Tiny = Callable[[str], Path]
@@ -135,12 +139,11 @@ def test_always_active_matrices_get_more_bits_than_experts(sample: Checkpoint) -
     assert np.mean(attention) > np.mean(experts)
 
 
-def calibrated(frequent: int) -> Any:
+def calibrated(frequent: int) -> Statistics:
     """Statistics of a calibration in which one expert of every layer saw most tokens."""
     frequency = np.where(np.arange(16) == frequent, 900, 10)
     layers = dict.fromkeys(range(6), frequency)
-    mass = {layer: 0.5 * f for layer, f in layers.items()}
-    return SimpleNamespace(tokens=525, frequency=layers, gate_mass=mass, input_square={})
+    return Statistics(525, layers, {layer: 0.5 * f for layer, f in layers.items()})
 
 
 def test_the_expert_that_most_tokens_use_gets_the_most_bits(sample: Checkpoint) -> None:
@@ -153,8 +156,8 @@ def test_the_expert_that_most_tokens_use_gets_the_most_bits(sample: Checkpoint) 
 
 def test_columns_that_inputs_leave_empty_cost_nothing(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint("llama", tmp_path / "llama"))
-    silent_columns = SimpleNamespace(input_square={"layers.0.q": np.zeros(64)})
-    units = Meter(checkpoint, [FORMATS["4"]], "rtn", 32, silent_columns).units({}, silent)  # type: ignore[arg-type]
+    silent_columns = Statistics(1, input_square={"layers.0.q": np.zeros(64)})
+    units = Meter(checkpoint, [FORMATS["4"]], "rtn", 32, silent_columns).units({}, silent)
     costs = {u.role: u.options[0].cost for u in units}
     assert costs["layers.0.q"] == 0 < costs["layers.1.q"]
 
@@ -169,3 +172,75 @@ def test_the_plan_says_why(sample: Checkpoint) -> None:
     assert "82 of 96 experts are kept" in why
     assert "down of experts:" in why
     assert "most sensitive: embedding" in why
+
+
+@pytest.fixture(scope="module")
+def seen(sample: Checkpoint) -> dict[str, Any]:
+    """What make_plan takes of a short calibration."""
+    texts = sorted((SAMPLE.parent / "texts" / "calibration").glob("*.txt"))
+    ids = calibration_ids(SAMPLE / "tokenizer.json", texts, 128, max_chunks=1)
+    return {"statistics": calibrate(sample, ids), "fisher": measure_fisher(sample, ids), "quantizer": "rtn"}
+
+
+def test_a_bound_on_the_divergence_is_the_dual_of_a_bound_on_the_size(sample: Checkpoint, seen: dict[str, Any]) -> None:
+    sizes = []
+    for max_kl in (0.002, 0.005, 0.02):
+        small = make_plan(sample, max_kl=max_kl, **seen)
+        assert 0.8 * max_kl < small.figures["predicted_kl"] <= 1.0001 * max_kl
+        same_size = make_plan(sample, max_size=size_of(sample, small), **seen)
+        assert same_size.figures["predicted_kl"] >= 0.97 * small.figures["predicted_kl"]
+        sizes.append(size_of(sample, small))
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_predictions_are_right_where_they_were_measured(sample: Checkpoint, seen: dict[str, Any]) -> None:
+    measured = {"4": 0.5, "8": 0.01}
+    plan = make_plan(
+        sample, max_kl=0.51, measure=lambda plans: [measured[p.formats["embedding"]] for p in plans], **seen
+    )
+    assert set(plan.formats.values()) == {"4"}
+    assert plan.figures["predicted_kl"] == pytest.approx(0.5)
+    wide = make_plan(
+        sample, bits=8.6, formats=("4", "8"), **seen,
+        measure=lambda plans: [measured[p.formats["embedding"]] for p in plans],
+    )  # fmt: skip
+    assert wide.figures["predicted_kl"] == pytest.approx(0.01)
+
+
+def test_a_divergence_that_no_width_reaches_is_refused(sample: Checkpoint, seen: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match=r"divergence is .* at least, not 1e-09"):
+        make_plan(sample, max_kl=1e-9, formats=("4", "8"), **seen)
+
+
+@pytest.mark.parametrize("budget", [{"max_kl": 0.01}, {"bits": 5, "may_drop": {0: [1]}}])
+def test_costs_in_nats_need_a_calibration(budget: dict[str, Any], sample: Checkpoint) -> None:
+    with pytest.raises(PlanError, match="calibrate on texts"):
+        make_plan(sample, **budget)
+
+
+def test_experts_are_left_out_where_they_cost_least(sample: Checkpoint, seen: dict[str, Any]) -> None:
+    droppable = may_drop(sample.spec, seen["statistics"])
+    plan = make_plan(sample, max_size=6_000_000, may_drop=droppable, **seen)
+    assert size_of(sample, plan) <= 6_000_000
+    fisher: Fisher = seen["fisher"]
+    dropped = [(i, e) for i, kept in plan.experts.items() for e in range(16) if e not in kept]
+    assert len({len(kept) for kept in plan.experts.values()}) > 1
+    lost = np.mean([fisher.dropped[i][e] for i, e in dropped])
+    assert lost < 0.2 * np.mean([fisher.dropped[i][e] for i, kept in plan.experts.items() for e in kept])
+    assert all(len(kept) >= 2 for kept in plan.experts.values())
+    assert all(e in kept for i, kept in plan.experts.items() for e in range(16) if e not in droppable[i])
+    assert f"{len(dropped)} of 96 experts are left out" in "\n".join(plan.why)
+
+
+def test_the_experts_of_a_layer_can_share_their_widths(sample: Checkpoint, seen: dict[str, Any]) -> None:
+    plan = make_plan(sample, bits=6, share="layer", **seen)
+    for kept in plan.experts.values():
+        assert len({(w["gate_up"], w["down"]) for w in kept.values()}) == 1
+    each = make_plan(sample, bits=6, **seen)
+    assert each.figures["predicted_kl"] < plan.figures["predicted_kl"]
+
+
+def test_experts_dropped_beforehand_count_in_the_prediction(sample: Checkpoint, seen: dict[str, Any]) -> None:
+    kept = {layer: list(range(8)) for layer in range(6)}
+    lost = sum(dropped[8:].sum() for dropped in seen["fisher"].dropped.values())
+    assert make_plan(sample, bits=9, keep=kept, **seen).figures["predicted_kl"] > lost > 0
