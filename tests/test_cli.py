@@ -250,11 +250,11 @@ TEXT = SAMPLE.parent / "texts" / "calibration" / "code.txt"
 
 @pytest.mark.parametrize("experts", [[], ["--keep-experts", "auto"]])
 def test_compress_within_a_divergence(experts: list[str], edgepress: Edgepress) -> None:
-    options = ["--max-kl", "0.1", "--quantizer", "rtn", "--calibrate", TEXT, "--calibration-chunks", 1, *experts]
+    options = ["--max-kl", "0.02", "--quantizer", "rtn", "--calibrate", TEXT, "--calibration-chunks", 1, *experts]
     result = edgepress("compress", SAMPLE, "-o", "packed", *options, "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
-    assert 0.05 < document["figures"]["predicted_kl"] <= 0.1
+    assert 0.015 < document["figures"]["predicted_kl"] <= 0.02
     assert any("experts are left out" in reason for reason in document["why"]) == bool(experts)
     assert json.loads(Path("packed/plan.json").read_text())["figures"] == document["figures"]
 
