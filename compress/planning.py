@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgepress.compress.fisher import Fisher
 
 _UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}
-_WIDE = "8"  # whose measured KL divergence, beside that of the narrowest width, makes the prediction
+_MEASURED = ("4z", "8")  # whose KL divergences, beside that of the narrowest width, make the prediction
 _HALVINGS = 8  # of what a plan that leaves out experts may cost
 _GRAPH_BYTES = 3072  # of model.onnx, per stored tensor
 
@@ -73,7 +73,7 @@ def make_plan(
         may_drop: layer -> experts that the allocation may leave out. Needs fisher.
         statistics: of a calibration; without it, all columns and all experts of a layer count equally.
         fisher: of a calibration, beside statistics: costs are then nats, and the plan predicts its KL divergence.
-        measure: mean KL divergences of plans; predictions are then right for the narrowest width and for 8 bits.
+        measure: mean KL divergences of plans; predictions are then right for uniform ones.
         formats: the names of those that may be chosen.
         uniform_experts: both projections of an expert get the same width.
         share: `matrix`: every matrix has its own width; `layer`: the experts of a layer share theirs.
@@ -104,9 +104,8 @@ def make_plan(
     units = meter.units({layer: smallest.kept(layer) for layer in smallest.experts}, track)
     predict = Prediction()
     if fisher and measure:
-        predict = _anchored(
-            [uniform(name) for name in dict.fromkeys((narrowest, _WIDE)) if name in formats], units, measure
-        )
+        widths = [width for width in dict.fromkeys((narrowest, *_MEASURED)) if width in formats]
+        predict = _anchored([uniform(width) for width in widths], units, measure)
     absent = None
     if fisher and may_drop is not None:
         absent = {layer: {e: float(fisher.dropped[layer][e]) for e in ids} for layer, ids in may_drop.items()}

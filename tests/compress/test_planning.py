@@ -196,8 +196,9 @@ def test_a_bound_on_the_divergence_is_the_dual_of_a_bound_on_the_size(sample: Ch
 def test_predictions_are_right_where_they_were_measured(sample: Checkpoint, seen: dict[str, Any]) -> None:
     measured = {"4": 0.5, "8": 0.01}
     plan = make_plan(
-        sample, max_kl=0.51, measure=lambda plans: [measured[p.formats["embedding"]] for p in plans], **seen
-    )
+        sample, max_kl=0.51, formats=("4", "8"), **seen,
+        measure=lambda plans: [measured[p.formats["embedding"]] for p in plans],
+    )  # fmt: skip
     assert set(plan.formats.values()) == {"4"}
     assert plan.figures["predicted_kl"] == pytest.approx(0.5)
     wide = make_plan(
