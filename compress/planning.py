@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}
 _MEASURED = ("4z", "8")  # whose KL divergences, beside that of the narrowest width, make the prediction
-_HALVINGS = 8  # of what a plan that leaves out experts may cost
+_SURELY, _HALVINGS = 16, 10  # what a plan that leaves out experts may cost is searched from a 16th
 _GRAPH_BYTES = 3072  # of model.onnx, per stored tensor
 
 
@@ -218,11 +218,12 @@ def _within_kl(groups: list[Group], max_kl: float, predict: Prediction, needed: 
     least = _predicted([min(each, key=lambda o: (o.cost, o.nbytes)) for each in options], predict)
     if least >= max_kl:
         raise PlanError(f"the predicted KL divergence is {least:.2g} at least, not {max_kl:g}; raise the budget")
-    low = high = predict.cost(max_kl)
-    if any(option.name == ABSENT for each in options for option in each):
-        high = max(low, max_kl / predict.slope)  # if all of it were experts left out
+    cost = predict.cost(max_kl)
+    if not any(option.name == ABSENT for each in options for option in each):
+        return cheapest_within(options, cost, needed)
+    low, high = cost / _SURELY, max(cost, max_kl / predict.slope)  # nats of experts left out are not those of formats
     best = cheapest_within(options, low, needed)
-    for _ in range(_HALVINGS if high > low else 0):
+    for _ in range(_HALVINGS):
         cost = (low * high) ** 0.5
         chosen = cheapest_within(options, cost, needed)
         fits = _predicted(chosen, predict) <= max_kl
