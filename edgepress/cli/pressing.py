@@ -125,6 +125,9 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
         raise InputError(f"{what} needs to see experts at work; add --calibrate FILE")
     statistics = _calibrated(checkpoint, press, ids, track, cache)
     bounded = press.max_size or press.device or press.max_kl is not None
+    more: dict[str, Any] = _experts(checkpoint.spec, press, share, statistics)
+    more |= {"formats": CUDA_FORMATS} if provider == "cuda" else {}
+    more |= _in_nats(checkpoint, press, ids, statistics, track, cache) if ids is not None else {}
     plan = plan_within(
         checkpoint,
         bits=16 if press.bits is None and not bounded else press.bits,
@@ -134,10 +137,8 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
         block_size=press.block_size,
         statistics=statistics,
         uniform_experts=provider == "cuda",
-        **({"formats": CUDA_FORMATS} if provider == "cuda" else {}),
         track=track,
-        **_experts(checkpoint.spec, press, share, statistics),
-        **(_in_nats(checkpoint, press, ids, statistics, track, cache) if ids is not None else {}),
+        **more,
     )
     return plan, statistics
 
@@ -186,7 +187,7 @@ def _in_nats(
     if uniform and press.keep_experts != "auto":
         return {}
     chosen = spread(ids, _FISHER_CHUNKS)
-    options = {"memory": memory_of(press), "track": track}
+    options: dict[str, Any] = {"memory": memory_of(press), "track": track}
     few = spread(ids, _MEASURED_CHUNKS)
     return {
         "fisher": fisher_of(checkpoint, chosen, cache=cache, **options),
