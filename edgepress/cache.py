@@ -61,12 +61,16 @@ class Cache:
             partial.rename(path)
         return np.load(path, mmap_mode="r")
 
-    def drop(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+    def offer(self, key: str, array: np.ndarray) -> None:
+        """Store an array if there is room; that there is none is no error."""
+        if self.admits(array.nbytes):
+            with suppress(OSError):
+                self.put(key, array.shape, array.dtype, array)
 
     def admits(self, size: int) -> bool:
-        """Whether an array of so many bytes may be stored at all."""
-        return self.limit is None or size <= self.limit
+        """Whether an array of so many bytes may be stored, and finds room on the disk."""
+        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        return (self.limit is None or size <= self.limit) and size <= shutil.disk_usage(there).free
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npy"

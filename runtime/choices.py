@@ -124,8 +124,8 @@ class Exam:
             found = np.array([one.logarithm for one in scored])
             if not np.isfinite(found).all():
                 raise RuntimeFailure(f"{candidate.name} computes NaN or infinity in {name}; it is damaged or overflows")
-            if cache and cache.admits(found.nbytes):
-                cache.put(key, found.shape, found.dtype, found)
+            if cache:
+                cache.offer(key, found)
         return found
 
 

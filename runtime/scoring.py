@@ -11,7 +11,6 @@ from edgepress.progress import Track, silent
 from edgepress.runtime.comparison import Candidate
 from edgepress.runtime.digests import digest
 from edgepress.runtime.evaluate import Corpus, LogitsSource, evaluate
-from edgepress.runtime.quality import SCORES
 from edgepress.runtime.reference import reference_key, reference_log_probs
 
 
@@ -54,8 +53,8 @@ class Scorer:
         if found is not None:
             return found
         found = evaluate(candidate.name, candidate.source(), self._corpus, self._expected(), track=self._track)
-        if cache and cache.admits(found.nbytes):
-            cache.put(key, found.shape, SCORES, found)
+        if cache:
+            cache.offer(key, found)
         return found
 
     def _expected(self) -> np.ndarray:

@@ -65,6 +65,18 @@ def test_nothing_over_the_limit_is_admitted(tmp_path: Path) -> None:
         assert same is cache
 
 
+def test_more_than_the_disk_holds_is_not_admitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path / "to" / "be" / "made")
+    assert cache.admits(1000) and not cache.admits(1 << 60)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("edgepress.cache.np.ascontiguousarray", full)
+    cache.offer("key", np.zeros(3))
+    assert cache.get("key") is None
+
+
 def test_rows_of_another_shape_or_number_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         Cache(tmp_path).put("key", (3, 2), np.float32, np.zeros((2, 2)))

@@ -73,23 +73,23 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 def test_a_sweep_from_start_to_end(sweep: Sweep, tmp_path: Path, counted: list[Job]) -> None:
     """Two cells that work and one that cannot; then again; then without the one; then with a text that changed."""
     out = tmp_path / "out"
-    status, table, err = sweep("bits = [4, 3, 8]")
+    status, table, err = sweep("bits = [4, 0.5, 8]")
     assert status == 1
     assert "bits-4" in table and "bits-8" in table
-    assert err.splitlines()[-1].startswith("error: 1 cells of the sweep failed: bits-3: ")
+    assert err.splitlines()[-1].startswith("error: 1 cells of the sweep failed: bits-0.5: ")
     assert sorted(p.name for p in (out / "cells").iterdir() if p.is_dir()) == ["bits-4", "bits-8"]
     assert {(line["cell"], line["status"]) for line in lines(out)} == {
-        ("bits-4", "done"), ("bits-3", "failed"), ("bits-8", "done")
+        ("bits-4", "done"), ("bits-0.5", "failed"), ("bits-8", "done")
     }  # fmt: skip
     report = json.loads((out / "comparison.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["bits-4", "bits-8"]
-    assert [*report["meta"]["failed"]] == ["bits-3"]
+    assert [*report["meta"]["failed"]] == ["bits-0.5"]
     by_cell = {line["cell"]: line for line in lines(out)}
     assert [by_cell[row["name"]]["mean_kl"] for row in report["rows"]] == [row["mean_kl"] for row in report["rows"]]
     assert len(list((out / "cache").glob("reference-*.npy"))) == 1
 
-    assert sweep("bits = [4, 3, 8]")[0] == 1
-    assert [job.name for job in counted[3:]] == ["bits-3"]
+    assert sweep("bits = [4, 0.5, 8]")[0] == 1
+    assert [job.name for job in counted[3:]] == ["bits-0.5"]
 
     status, _, err = sweep("bits = [4, 8]")
     assert (status, len(counted), len(lines(out))) == (0, 4, 4)
@@ -277,12 +277,12 @@ def test_a_killed_sweep_goes_on_with_the_cells_that_are_left(options: list[str],
 
 def test_on_ray(sweep: Sweep, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs edgepress[ray]")
-    status, _, err = sweep("bits = [4, 3]", "--ray", "local", "--jobs", 2)
+    status, _, err = sweep("bits = [4, 0.5]", "--ray", "local", "--jobs", 2)
     assert status == 1
-    assert "1 cells of the sweep failed: bits-3" in err
+    assert "1 cells of the sweep failed: bits-0.5" in err
     assert {(line["cell"], line["status"]) for line in lines(tmp_path / "out")} == {
         ("bits-4", "done"),
-        ("bits-3", "failed"),
+        ("bits-0.5", "failed"),
     }
 
 

@@ -177,9 +177,17 @@ class TestFullDisk:
     def test_for_temporary_files_of_compare(self, full: Full, bundle: Path, text: Path, tmp_path: Path) -> None:
         arguments = ["compare", bundle, "--reference", bundle, "--text", text, "--context", 16, "--no-speed"]
         code = f"import tempfile; tempfile.tempdir = {str(tmp_path / 'disk')!r}\n{MAIN}"
-        result, left = full(arguments, "16k", code)
-        assert_one_line_error(result, ["No space left on device", "reference.f32"])
+        result, left = full([*arguments, "--no-cache"], "16k", code)
+        assert_one_line_error(result, ["No space left on device", "reference-"])
         assert left == []
+
+    def test_of_the_cache_is_no_obstacle(
+        self, full: Full, bundle: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "disk" / "cache"))
+        arguments = ["compare", bundle, "--reference", bundle, "--text", text, "--context", 16, "--no-speed"]
+        result, _ = full(arguments, "16k")
+        assert (result.returncode, result.stderr) == (0, "")
 
     @PRESSES
     def test_of_a_file_larger_than_the_system_allows(self, folder: Path, tmp_path: Path, name: str) -> None:
