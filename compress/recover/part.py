@@ -1,0 +1,152 @@
+"""One part of a packed model (edgepress.layout.parts) as tensors that can be trained."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor, nn
+
+from edgepress.checkpoint import Checkpoint
+from edgepress.compress.quantizers.codec import Quantized
+from edgepress.compress.recover.matrix import Matrix, Plain
+from edgepress.formats import Format
+from edgepress.layout import (
+    bank_path,
+    banks,
+    expert_biases,
+    module_path,
+    part_tensors,
+    positions,
+    vector_name,
+)
+from edgepress.packed import Sink, WeightSource
+from edgepress.plan import PROJECTIONS
+from edgepress.roles import layer_roles, output_roles
+
+_PARTS = {"gate_up": ("gate", "up"), "down": ("down",)}
+FIRST = {projection: parts[0] for projection, parts in _PARTS.items()}
+
+
+class Part:
+    """The tensors of one part by role, and those of experts by projection and number in the bundle.
+
+    Attributes:
+        roles: `layers.0.q` -> its tensor, experts left out.
+        experts: (projection, expert of the bundle) -> its tensor; gate and up rows alternate.
+        biases: projection -> the biases of all experts; empty in most models.
+    """
+
+    def __init__(self, source: WeightSource, checkpoint: Checkpoint, name: str) -> None:
+        """Read a part of the packed model, and the weights that it was pressed from."""
+        self.name, self._spec, self._plan = name, source.spec, source.plan
+        self._checkpoint = checkpoint
+        self._arrays = gathered(source, name)
+        self.roles: dict[str, Matrix | Plain] = {}
+        self.experts: dict[tuple[str, int], Matrix | Plain] = {}
+        self.biases: dict[str, Plain] = {}
+        for role, shape in self._shapes():
+            self.roles[role] = self._tensor(role, shape)
+        if name == "embedding" and self._spec.learned_positions:
+            self.roles["positions"] = Plain(self._arrays[positions(self._spec, self._plan).name])
+        if self._layer is not None and self._spec.has_experts(self._layer):
+            self._read_experts(self._layer)
+        del self._arrays, self._checkpoint
+
+    def parameters(self) -> Iterator[tuple[str, str, nn.Parameter]]:
+        """(name, kind, parameter) of everything that can be tuned; kinds are codes, scales, vectors and router."""
+        named = {**self.roles, **{f"{p}.{e}": t for (p, e), t in self.experts.items()}, **self.biases}
+        for name, tensor in named.items():
+            for kind, parameter in tensor.parameters.items():
+                yield f"{self.name}/{name}/{kind}", kind, parameter
+
+    def emit(self, sink: Sink) -> None:
+        """Send every stored tensor to the sink, as a WeightSource does."""
+        for role, tensor in self.roles.items():
+            for leaf, rows in tensor.stored():
+                sink(self._stored_name(role, leaf, rows), 0, rows.reshape(-1, rows.shape[-1]))
+        if not self.experts:
+            return
+        assert self._layer is not None
+        for projection in PROJECTIONS:
+            for bank in banks(self._plan, self._layer, projection):
+                path = bank_path(self._spec, self._layer, projection, bank.format)
+                for index, expert in enumerate(bank.members):
+                    for leaf, rows in self.experts[projection, expert].stored():
+                        sink(f"{path}.{leaf}", index * len(rows), rows)
+        for stored in expert_biases(self._spec, self._plan, self._layer):
+            ((_, rows),) = self.biases[_projection(stored.name)].stored()
+            sink(stored.name, 0, rows)
+
+    @property
+    def _layer(self) -> int | None:
+        return int(self.name.removeprefix("layers.")) if self.name.startswith("layers.") else None
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        if self.name == "embedding":
+            yield "embedding", (self._spec.vocab_size, self._spec.hidden_size)
+        elif self._layer is None:
+            yield from output_roles(self._spec)
+        else:
+            for short, shape in layer_roles(self._spec, self._layer):
+                if not short.startswith("experts."):
+                    yield f"layers.{self._layer}.{short}", shape
+
+    def _tensor(self, role: str, shape: tuple[int, ...]) -> Matrix | Plain:
+        if role in self._plan.formats and (chosen := self._plan.format(role)).quantized:
+            path = module_path(self._spec, role)
+            arrays = [self._arrays.get(f"{path}.{leaf}") for leaf in ("weight", "scales", "zero_points")]
+            return self._matrix(arrays, chosen, [role])
+        return Plain(self._arrays[self._stored_name(role, "weight", shape)], _kind(role))
+
+    def _stored_name(self, role: str, leaf: str, like: tuple[int, ...] | np.ndarray) -> str:
+        dimensions = like.ndim if isinstance(like, np.ndarray) else len(like)
+        if dimensions != 2 or role == "positions":
+            return vector_name(self._spec, role)
+        return f"{module_path(self._spec, role)}.{leaf}"
+
+    def _matrix(self, arrays: list[np.ndarray | None], chosen: Format, roles: list[str]) -> Matrix:
+        original = np.stack([self._checkpoint.tensor(role) for role in roles], axis=1)
+        codes, scales, zeros = arrays
+        assert codes is not None and scales is not None
+        flat = original.reshape(-1, original.shape[-1])
+        return Matrix(Quantized(codes, scales, zeros), chosen, self._plan.block_size, flat)
+
+    def _read_experts(self, layer: int) -> None:
+        kept = self._plan.kept(layer)
+        for projection, parts in _PARTS.items():
+            for bank in banks(self._plan, layer, projection):
+                path = bank_path(self._spec, layer, projection, bank.format)
+                stacks = [self._arrays.get(f"{path}.{leaf}") for leaf in ("weight", "scales", "zero_points")]
+                for index, expert in enumerate(bank.members):
+                    arrays = [None if stack is None else stack[index] for stack in stacks]
+                    if bank.format.quantized:
+                        roles = [f"layers.{layer}.experts.{kept[expert]}.{part}" for part in parts]
+                        self.experts[projection, expert] = self._matrix(arrays, bank.format, roles)
+                    else:
+                        assert arrays[0] is not None
+                        self.experts[projection, expert] = Plain(arrays[0])
+        for stored in expert_biases(self._spec, self._plan, layer):
+            self.biases[_projection(stored.name)] = Plain(self._arrays[stored.name], "vectors")
+
+
+def gathered(source: WeightSource, part: str) -> dict[str, np.ndarray]:
+    """The tensors of one part, whole, by name."""
+    tensors = part_tensors(source.spec, source.plan, part)
+    flat = {t.name: np.empty((t.rows, t.shape[-1]), t.dtype) for t in tensors}
+
+    def sink(name: str, row: int, rows: np.ndarray) -> None:
+        flat[name][row : row + len(rows)] = rows
+
+    source.emit(part, sink)
+    return {t.name: flat[t.name].reshape(t.shape) for t in tensors}
+
+
+def _kind(role: str) -> str:
+    """How a tensor that is not quantized is tuned; the bias that only chooses experts gets no gradient, and stays."""
+    short = role.rsplit(".", 1)[-1]
+    if short in ("router", "router_logit_bias", "shared_gate"):
+        return "router"
+    return "vectors" if "norm" in short or (short.endswith("_bias") and short != "router_bias") else ""
+
+
+def _projection(bias: str) -> str:
+    return "gate_up" if bias.endswith("gate_up_proj_bias") else "down"
