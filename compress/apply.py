@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import load_file
 
@@ -16,6 +18,7 @@ from edgepress.compress.statistics import Statistics
 from edgepress.errors import EdgepressError, InputError
 from edgepress.files import sync, sync_folder
 from edgepress.layout import part_tensors, parts
+from edgepress.packed import WeightSource
 from edgepress.plan import Plan
 from edgepress.pooling import POOLING_FILES
 from edgepress.progress import Track, silent
@@ -46,7 +49,7 @@ def apply(
     partial = folder.with_name(f"{folder.name}.partial")
     _begin(partial, packer)
     try:
-        _press(packer, partial, track)
+        write_parts(packer, partial, packer.passed, track)
     except EdgepressError:  # the next run would meet it again
         shutil.rmtree(partial)
         raise
@@ -55,20 +58,21 @@ def apply(
     return open_packed(folder)
 
 
-def _press(packer: Packer, partial: Path, track: Track) -> None:
-    for part in track(parts(packer.spec), "pressing"):
+def write_parts(source: WeightSource, partial: Path, passed: Callable[[str, Any], None], track: Track) -> None:
+    """Fill a packed folder, but for its record; parts that are there stay, and `passed` is told of them."""
+    for part in track(parts(source.spec), "pressing"):
         target = partial / part_file(part)
         if target.exists():
-            packer.passed(part, functools.partial(load_file, target))
+            passed(part, functools.partial(load_file, target))
         else:
-            with writing(target, part_tensors(packer.spec, packer.plan, part)) as sink:
-                packer.emit(part, sink)
-    packer.plan.save(partial / PLAN)
-    (partial / "config.json").write_text(json.dumps(packer.config, indent=2) + "\n", encoding="utf-8")
+            with writing(target, part_tensors(source.spec, source.plan, part)) as sink:
+                source.emit(part, sink)
+    source.plan.save(partial / PLAN)
+    (partial / "config.json").write_text(json.dumps(source.config, indent=2) + "\n", encoding="utf-8")
     for name in (*TOKENIZER_FILES, *POOLING_FILES):
-        if (packer.folder / name).is_file():
+        if (source.folder / name).is_file():
             (partial / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(packer.folder / name, partial / name)
+            shutil.copyfile(source.folder / name, partial / name)
     sync_folder(partial)
 
 

@@ -1,43 +1,67 @@
-"""Recovery end to end: the packed model learns the next tokens that the original predicts."""
+"""Recovery end to end: the packed model learns to predict the next tokens that the original predicts.
 
+After DWQ of mlx-lm (scales and minimums, KL divergence from the original's most probable tokens), with the rounding
+trained too; and after arXiv 2603.02217, which trains routers alone.
+"""
+
+import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from edgepress.compress.recover.part import Part
 from edgepress.compress.recover.student import Student
 from edgepress.compress.recover.teacher import Teacher
-from edgepress.compress.recover.tuning import Tuner
-from edgepress.progress import Track, silent
+from edgepress.compress.recover.tuner import Tuner
+from edgepress.compress.recover.work import Work
+from edgepress.layout import parts as part_names
+from edgepress.progress import Track
+
+RATES = {
+    "router": {"router": 1e-3},
+    "logits": {"codes": 3e-3, "scales": 1e-3, "vectors": 1e-3, "router": 1e-3},
+}
+_SAVE = 60.0  # seconds between saved states
+_BEGUN, _DONE = "begun", "done"
 
 
 def tune_logits(
-    student: Student, parts: Mapping[str, Part], teacher: Teacher, ids: np.ndarray, rates: Mapping[str, float],
-    *, steps: int, batch: int = 1, seed: int = 0, track: Track = silent, log=None,
-) -> None:
-    tuner = Tuner(parts.values(), rates, steps)
-    order = shuffled(len(ids), steps * batch, seed)
-    for step in track(range(steps), "distilling"):
-        chunks = order[step * batch : (step + 1) * batch]
-        loss = teacher.divergence(chunks, predict(student, parts, torch.from_numpy(ids[chunks])))
-        loss.backward()
-        tuner.step(step)
-        if log: log(step, loss.item())
+    work: Work, stage: int, name: str, student: Student, teacher: Teacher, ids: np.ndarray, *, track: Track
+) -> list[float]:
+    """Train the whole model, one chunk of ids (int64 [n, S]) at a step, each chunk once.
+
+    Args:
+        stage, name: the number of this stage in the work, and which of RATES it is.
+
+    Returns:
+        The divergence of each chunk from the original, before the step that it was used for.
+    """
+    if finished := work.load(stage, _DONE):
+        losses: list[float] = finished["losses"]
+        return losses
+    parts = {part: work.part(part, stage) for part in part_names(student.spec)}
+    order = np.random.default_rng(0).permutation(len(ids))
+    tuner = Tuner(parts.values(), RATES[name], len(order))
+    if state := work.load(stage, _BEGUN):
+        tuner.load(state["tuner"])
+        for part in parts.values():
+            part.load(state["parameters"])
+    saved = time.monotonic()
+    for chunk in track(order[tuner.done :].tolist(), f"tuning {name}"):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = student.predict(parts, torch.from_numpy(ids[[chunk]]))
+        tuner.step(teacher.divergence([chunk], logits))
+        if time.monotonic() - saved > _SAVE:
+            work.save(stage, _BEGUN, {"tuner": tuner.state(), "parameters": _parameters(parts)})
+            saved = time.monotonic()
+    for part in parts.values():
+        work.save(stage, part.name, {"parameters": part.state()})
+    work.save(stage, _DONE, {"losses": tuner.losses})
+    work.drop(stage, _BEGUN)
+    return tuner.losses
 
 
-def predict(student: Student, parts: Mapping[str, Part], ids: Tensor) -> Tensor:
-    """Logits [n, S, V] of chunks; matrices are multiplied in bfloat16."""
-    with torch.autocast("cpu", torch.bfloat16):
-        states = student.run_embedding(parts["embedding"], ids)
-        for i in range(student.spec.layers):
-            states = student.run_layer(i, parts[f"layers.{i}"], states)
-        return student.run_head(parts["output"], parts["embedding"], states)
-
-
-def shuffled(count: int, length: int, seed: int) -> list[int]:
-    """`length` numbers below `count`, all equally often as far as that goes."""
-    generator = np.random.default_rng(seed)
-    rounds = [generator.permutation(count) for _ in range(-(-length // count))]
-    return np.concatenate(rounds)[:length].tolist()
+def _parameters(parts: Mapping[str, Part]) -> dict[str, Any]:
+    return {name: tensor for part in parts.values() for name, tensor in part.state().items()}

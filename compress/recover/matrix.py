@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepress.compress.quantizers.codec import Quantized, pack, unpack
+from edgepress.compress.quantizers.codec import Quantized, pack, pack_codes, unpack, unpack_codes
 from edgepress.formats import Format
 
 _INSIDE = 0.4999  # how far a latent code begins from its whole code, at most: it must round to that
@@ -32,14 +32,14 @@ class Matrix:
         self._format, self._last = chosen, float((1 << chosen.bits) - 1)
         zeros = np.full((rows, blocks), 1 << chosen.bits - 1, np.uint8)
         if stored.zero_points is not None:
-            zeros = unpack(stored.zero_points, chosen.bits, blocks)
+            zeros = unpack(stored.zero_points, chosen.zero_point_bits, blocks)
         self._zeros = torch.from_numpy(zeros.astype(np.float32))[..., None]
         self._start = torch.from_numpy(stored.scales.astype(np.float32))[..., None]
-        codes = unpack(stored.codes, chosen.bits, blocks * block_size).reshape(rows, blocks, block_size)
+        codes = unpack_codes(stored.codes, chosen, blocks * block_size).reshape(rows, blocks, block_size)
         latent = torch.from_numpy(codes.astype(np.float32))
         exact = torch.from_numpy(original.astype(np.float32)).view_as(latent) / self._start + self._zeros
         latent += torch.nan_to_num(exact - latent).clamp(-_INSIDE, _INSIDE)
-        self._unit = float(1 << chosen.bits - 4)
+        self._unit = 2.0 ** (chosen.bits - 4)
         self.parameters = {
             "codes": nn.Parameter(latent / self._unit),
             "scales": nn.Parameter(torch.zeros_like(self._start)),
@@ -47,7 +47,7 @@ class Matrix:
 
     def __call__(self, rows: Tensor | None = None) -> Tensor:
         """float32 [rows, columns], or some rows of it."""
-        tensors = (self.parameters["codes"], self._scales(), self._zeros)
+        tensors: tuple[Tensor, ...] = (self.parameters["codes"], self._scales(), self._zeros)
         if rows is not None:
             tensors = tuple(t[rows] for t in tensors)
         weight: Tensor = _Dequantize.apply(*tensors, self._unit, self._last)
@@ -55,14 +55,14 @@ class Matrix:
 
     def stored(self) -> Iterator[tuple[str, np.ndarray]]:
         """(leaf of the tensor's name, array [rows, ...])."""
-        bits = self._format.bits
         with torch.no_grad():
             codes = _whole(self.parameters["codes"], self._unit, self._last).to(torch.uint8).flatten(1).numpy()
             scales = self._scales().flatten(1).numpy().astype(np.float16)
-        yield "weight", pack(codes, bits)
+        yield "weight", pack_codes(codes, self._format)
         yield "scales", scales
         if self._format.asymmetric:
-            yield "zero_points", pack(self._zeros.flatten(1).to(torch.uint8).numpy(), bits)
+            zeros = self._zeros.flatten(1).to(torch.uint8).numpy()
+            yield "zero_points", pack(zeros, self._format.zero_point_bits)
 
     def _scales(self) -> Tensor:
         return _rounded(self._start * (1 + self.parameters["scales"]), torch.float16)
@@ -88,8 +88,7 @@ class Plain:
         """The values, float32, or some rows of them."""
         values = self._start.float() if rows is None else self._start[rows].float()
         for change in self.parameters.values():
-            change = change if rows is None else change[rows]
-            values = _rounded(values + self._unit * change, self._start.dtype)
+            values = _rounded(values + self._unit * (change if rows is None else change[rows]), self._start.dtype)
         return values
 
     def stored(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,6 +1,6 @@
 """One part of a packed model (edgepress.layout.parts) as tensors that can be trained."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import Tensor, nn
@@ -57,6 +57,15 @@ class Part:
         for name, tensor in named.items():
             for kind, parameter in tensor.parameters.items():
                 yield f"{self.name}/{name}/{kind}", kind, parameter
+
+    def state(self) -> dict[str, Tensor]:
+        """The parameters by name."""
+        return {name: parameter.detach() for name, _, parameter in self.parameters()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over parameters that `state` gave."""
+        for name, _, parameter in self.parameters():
+            parameter.data = state[name]
 
     def emit(self, sink: Sink) -> None:
         """Send every stored tensor to the sink, as a WeightSource does."""
@@ -149,4 +158,4 @@ def _kind(role: str) -> str:
 
 
 def _projection(bias: str) -> str:
-    return "gate_up" if bias.endswith("gate_up_proj_bias") else "down"
+    return "gate_up" if bias.endswith(".gate_up_bias") else "down"

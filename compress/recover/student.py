@@ -1,5 +1,6 @@
 """The packed model in torch: transformers' own modules, with the weights that the bundle will compute with."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,13 @@ class Student(ReferenceModel):
         assert self.spec.experts or not plan.experts
         for i in plan.experts:
             _count_experts(self._layers[i], self.spec.experts.count, len(plan.kept(i)))  # type: ignore[union-attr]
+
+    def predict(self, parts: Mapping[str, Part], ids: Tensor) -> Tensor:
+        """Tokens int64 [n, S] -> logits [n, S, V]; `parts` by their names."""
+        states = self.run_embedding(parts["embedding"], ids)
+        for i in range(self.spec.layers):
+            states = self.run_layer(i, parts[f"layers.{i}"], states)
+        return self.run_head(parts["output"], parts["embedding"], states)
 
     def run_embedding(self, part: Part, ids: Tensor) -> Tensor:
         """Tokens int64 [n, S] -> the first layer's input, float32 [n, S, H]."""

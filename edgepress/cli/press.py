@@ -42,14 +42,19 @@ def compress(model: Model, output: Output, press: Press, json: Json = False) -> 
     checkpoint = open_checkpoint(model)
     with making(output), calibrations(output) as cache, tracker() as track:
         plan, statistics = make_plan(checkpoint, press, "cpu", track, cache)
-        packed = apply(checkpoint, plan, output, statistics, memory=memory_of(press), track=track)
+        if press.stages:
+            from edgepress.cli.recovering import recovered
+
+            packed = recovered(checkpoint, press, plan, statistics, output, track, cache)
+        else:
+            packed = apply(checkpoint, plan, output, statistics, memory=memory_of(press), track=track)
     size = sum(p.stat().st_size for p in output.iterdir())
     if json:
-        print_json({"folder": str(output), "size_bytes": size, "why": plan.why, "figures": plan.figures,
+        print_json({"folder": str(output), "size_bytes": size, "why": packed.plan.why, "figures": plan.figures,
                     "notes": packed.notes})  # fmt: skip
     else:
         typer.echo(f"{output}: {human_bytes(size)}")
-        for reason in (*plan.why, *packed.notes):
+        for reason in (*packed.plan.why, *packed.notes):
             typer.echo(f"  {reason}")
 
 

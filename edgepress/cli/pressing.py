@@ -42,12 +42,23 @@ class Press:
     block_size: Annotated[int, typer.Option(help="Weights per scale: 16, 32, 64 or 128.")] = 32
     calibrate: Annotated[list[Path] | None, typer.Option(help="A text to calibrate on; may be repeated.")] = None
     calibration_chunks: Annotated[int, typer.Option(help="At most this many chunks of each text.")] = 16
+    recover: Annotated[
+        list[str] | None,
+        typer.Option(help="Train what is stored to do as the original does: none, router or logits; may be repeated."),
+    ] = None
+    recover_chunks: Annotated[int, typer.Option(help="Recover on at most this many chunks of each text.", min=1)] = 64
     memory: Annotated[str | None, typer.Option(help="Calibrate within about this much, such as 4GB; slower.")] = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is said of the result."""
         return replace(self, memory=None) == Press()
+
+    @property
+    def stages(self) -> list[str]:
+        """Those of the recovery, in order."""
+        named = [name.strip() for names in self.recover or [] for name in names.split(",")]
+        return [name for name in named if name != "none"]
 
 
 def pressing(command: Callable[..., None]) -> Callable[..., None]:
@@ -99,7 +110,12 @@ def make_source(model: str, press: Press, provider: str, track: Track, cache: Pa
             raise InputError(f"{model} is pressed already; press options apply to the original model")
         return open_packed(Path(model))
     checkpoint = open_checkpoint(model)
-    return Packer(checkpoint, *make_plan(checkpoint, press, provider, track, cache), memory_of(press))
+    plan, statistics = make_plan(checkpoint, press, provider, track, cache)
+    if not press.stages:
+        return Packer(checkpoint, plan, statistics, memory_of(press))
+    from edgepress.cli.recovering import recovered
+
+    return recovered(checkpoint, press, plan, statistics, None, track, cache)
 
 
 def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path) -> tuple[Any, Any]:
@@ -112,9 +128,16 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
     from edgepress.texts import read_tokenizer
 
     read_tokenizer(checkpoint.path / "tokenizer.json")
+    if press.stages:
+        from edgepress.cli.recovering import check_recovery
+
+        check_recovery(checkpoint.spec, press)
     if press.plan:
-        if replace(press, calibrate=None, calibration_chunks=16, memory=None) != Press(plan=press.plan):
-            raise InputError("--plan says everything but --calibrate; leave out other options, or edit the plan")
+        said = replace(press, calibrate=None, calibration_chunks=16, recover=None, recover_chunks=64, memory=None)
+        if said != Press(plan=press.plan):
+            raise InputError(
+                "--plan says everything but --calibrate and --recover; leave out other options, or edit the plan"
+            )
         plan, ids = load_plan(press.plan, checkpoint.spec), _calibration_ids(checkpoint, press)
         return plan, _calibrated(checkpoint, press, ids, track, cache)
     share = _kept_share(press.keep_experts)
@@ -212,10 +235,14 @@ def _calibration_ids(checkpoint: Any, press: Press) -> np.ndarray | None:
         return None
     if checkpoint.spec.encoder:
         raise InputError("calibration observes models that generate text; leave out --calibrate for an embedding model")
+    return text_ids(checkpoint, press, press.calibration_chunks)
+
+
+def text_ids(checkpoint: Any, press: Press, chunks: int) -> np.ndarray:
     from edgepress.texts import calibration_ids
 
     context = min(512, checkpoint.spec.context)
-    return calibration_ids(checkpoint.path / "tokenizer.json", press.calibrate, context, press.calibration_chunks)
+    return calibration_ids(checkpoint.path / "tokenizer.json", press.calibrate or [], context, chunks)
 
 
 def _calibrated(checkpoint: Any, press: Press, ids: np.ndarray | None, track: Track, cache: Path) -> Any:

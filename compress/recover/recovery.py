@@ -1,0 +1,106 @@
+"""Recovery: a packed model is trained to do what the original does, and packed again as it was."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgepress.architecture import ModelSpec
+from edgepress.cache import Cache
+from edgepress.checkpoint import Checkpoint
+from edgepress.compress.apply import write_parts
+from edgepress.compress.packed import RECORD, PackedModel, open_packed
+from edgepress.compress.recover.logits import tune_logits
+from edgepress.compress.recover.student import Student
+from edgepress.compress.recover.teacher import Teacher
+from edgepress.compress.recover.work import Work
+from edgepress.errors import EdgepressError, InputError
+from edgepress.files import sync
+from edgepress.packed import Sink
+from edgepress.progress import Track, silent
+
+STAGES = ("router", "logits")
+
+
+def recover(
+    packed: PackedModel, checkpoint: Checkpoint, ids: np.ndarray, stages: Sequence[str], folder: Path, cache: Cache, *,
+    track: Track = silent, memory: int | None = None,
+) -> PackedModel:  # fmt: skip
+    """Train what a packed model stores, stage by stage, without changing its plan, formats or size.
+
+    What is under way lies in `<folder>.recovering`: after an interruption, a later call with the same arguments goes
+    on, and the result is the same.
+
+    Args:
+        checkpoint: what it was pressed from.
+        ids: chunks of text, int64 [n, S].
+        stages: of STAGES, in order.
+        folder: where the new packed model goes.
+        cache: for what the original predicts.
+
+    Raises:
+        InputError: the folder exists, an unknown stage, nothing to train, or ids that are not the model's.
+        CheckpointError: weights that cannot be read.
+    """
+    if folder.exists():
+        raise InputError(f"output folder {folder} exists; choose another or remove it")
+    check_stages(stages, packed.spec)
+    work = Work(folder.with_name(f"{folder.name}.recovering"), packed, checkpoint, ids, stages)
+    try:
+        why = _tune(work, packed, checkpoint, ids, stages, cache, track, memory)
+        _write(work, packed, len(stages), why, folder, track)
+    except EdgepressError:  # the next run would meet it again
+        shutil.rmtree(work.folder)
+        raise
+    shutil.rmtree(work.folder)
+    return open_packed(folder)
+
+
+def check_stages(stages: Sequence[str], spec: ModelSpec) -> None:
+    """Raise InputError unless such a model can be recovered by these stages."""
+    for stage in stages:
+        if stage not in STAGES:
+            raise InputError(f"unknown recovery {stage!r}; use none, {', '.join(STAGES)}")
+    if spec.encoder:
+        raise InputError("recovery teaches models that generate text; leave it out for an embedding model")
+    if "router" in stages and not spec.expert_layers:
+        raise InputError("the model has no router to train; use blocks or logits")
+
+
+def _tune(
+    work: Work, packed: PackedModel, checkpoint: Checkpoint, ids: np.ndarray, stages: Sequence[str], cache: Cache,
+    track: Track, memory: int | None,
+) -> list[str]:  # fmt: skip
+    student = Student(checkpoint, packed.plan)
+    teacher = Teacher(checkpoint, ids, cache, track=track, memory=memory)
+    why = []
+    for number, stage in enumerate(stages):
+        losses = tune_logits(work, number, stage, student, teacher, ids, track=track)
+        tenth = max(1, len(losses) // 10)
+        first, last = np.mean(losses[:tenth]), np.mean(losses[-tenth:])
+        why.append(f"recovery, {stage}: divergence {first:.4f} at first, {last:.4f} at last, {ids.size} tokens")
+    return why
+
+
+class _Tuned:
+    """A WeightSource: the packed model with what the stages made of it."""
+
+    def __init__(self, work: Work, packed: PackedModel, stages: int, why: list[str]) -> None:
+        self._work, self._stages = work, stages
+        self.spec, self.config, self.folder, self.origin = packed.spec, packed.config, packed.folder, packed.origin
+        self.plan = replace(packed.plan, why=[*packed.plan.why, *why])
+
+    def emit(self, part: str, sink: Sink) -> None:
+        self._work.part(part, self._stages).emit(sink)
+
+
+def _write(work: Work, packed: PackedModel, stages: int, why: list[str], folder: Path, track: Track) -> None:
+    partial = work.folder / "packed"
+    partial.mkdir(exist_ok=True)
+    write_parts(_Tuned(work, packed, stages, why), partial, lambda _, __: None, track)
+    shutil.copyfile(packed.folder / RECORD, partial / RECORD)
+    os.rename(partial, folder)
+    sync(folder.parent)

@@ -1,0 +1,79 @@
+"""Where a recovery stands: a folder with what each stage has made of each part."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgepress.checkpoint import Checkpoint
+from edgepress.compress.packed import RECORD, PackedModel
+from edgepress.compress.recover.part import Part
+from edgepress.errors import InputError
+
+_KEY = "recovery.json"
+
+
+class Work:
+    """The stages of a recovery write here; what is here need not be done again.
+
+    A state is a file, `<stage number>/<part>.pt` for a finished part, `begun.pt` beside it for a stage that is under
+    way, `done.pt` for one that is finished. It appears under its name only when it is whole.
+    """
+
+    def __init__(
+        self, folder: Path, packed: PackedModel, checkpoint: Checkpoint, ids: np.ndarray, stages: Sequence[str]
+    ) -> None:
+        """Begin, or go on with, the work of a folder.
+
+        Raises:
+            InputError: it holds that of another model, text or choice of stages.
+        """
+        self.folder, self._packed, self._checkpoint = folder, packed, checkpoint
+        record = (packed.folder / RECORD).read_bytes()
+        facts = {
+            "packed": hashlib.sha256(record).hexdigest(),
+            "ids": hashlib.sha256(np.ascontiguousarray(ids, "<i8").tobytes()).hexdigest(),
+            "stages": list(stages),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _KEY
+        if not path.exists():
+            path.write_text(json.dumps(facts))
+        elif path.read_text() != json.dumps(facts):
+            raise InputError(f"{folder} holds the recovery of another model, text or choice of stages; remove it")
+
+    def part(self, name: str, stage: int) -> Part:
+        """A part as the stages before `stage` left it."""
+        part = Part(self._packed, self._checkpoint, name)
+        for earlier in reversed(range(stage)):
+            if state := self.load(earlier, name):
+                part.load(state["parameters"])
+                break
+        return part
+
+    def load(self, stage: int, name: str) -> dict[str, Any] | None:
+        """A state, or None."""
+        path = self._path(stage, name)
+        state: dict[str, Any] | None = torch.load(path, weights_only=True) if path.exists() else None
+        return state
+
+    def save(self, stage: int, name: str, state: dict[str, Any]) -> None:
+        path = self._path(stage, name)
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.rename(temporary, path)
+
+    def has(self, stage: int, name: str) -> bool:
+        return self._path(stage, name).exists()
+
+    def drop(self, stage: int, name: str) -> None:
+        self._path(stage, name).unlink(missing_ok=True)
+
+    def _path(self, stage: int, name: str) -> Path:
+        return self.folder / str(stage) / f"{name}.pt"
