@@ -127,7 +127,7 @@ def test_the_bundle_computes_what_was_trained(tiny: Tiny, cache: Cache, tmp_path
     assert near.mean() >= 0.95  # the rest: two experts were as good as equal
 
 
-@pytest.mark.parametrize(("where", "count"), [("asking", 1), ("logits", 13), ("packing", 2)])
+@pytest.mark.parametrize(("where", "count"), [("asking", 1), ("logits", 13), ("pressing", 2)])
 def test_interrupted_and_resumed_it_ends_the_same(
     where: str, count: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
