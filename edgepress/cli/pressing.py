@@ -115,43 +115,7 @@ def make_source(model: str, press: Press, provider: str, track: Track, cache: Pa
         return Packer(checkpoint, plan, statistics, memory_of(press))
     from edgepress.cli.recovering import recovered
 
-<<<<<<< HEAD
     return recovered(checkpoint, press, plan, statistics, None, track, cache)
-=======
-
-def pack(checkpoint: Any, press: Press, plan: Any, statistics: Any, folder: Path, track: Track, cache: Path) -> Any:
-    """The PackedModel of a checkpoint in a folder, with what the options say recovered."""
-    from edgepress.compress import apply, open_packed
-
-    options: dict[str, Any] = {"memory": memory_of(press), "track": track}
-    if not press.stages:
-        return apply(checkpoint, plan, folder, statistics, **options)
-    from edgepress.cache import Cache, default_cache
-    from edgepress.compress.recover import recover
-
-    pressed = cache / f"pressed-{_key(press, plan, statistics)}"
-    if not pressed.exists():
-        apply(checkpoint, plan, pressed, statistics, **options)
-    ids = _text_ids(checkpoint, press, press.recover_chunks)
-    teacher = default_cache() or Cache(cache)
-    return recover(open_packed(pressed), checkpoint, ids, press.stages, folder, teacher, **options)
-
-
-def _key(press: Press, plan: Any, statistics: Any) -> str:
-    """Names what comes of these options: one folder may serve several."""
-    facts = [plan.digest(), statistics and statistics.digest(), press.stages, press.recover_chunks]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def _check_recovery(checkpoint: Any, press: Press) -> None:
-    """Refuse, before the long work, a recovery that cannot be."""
-    if press.stages and not press.calibrate:
-        raise InputError("--recover needs text to learn from; add --calibrate FILE")
-    if press.stages:
-        from edgepress.compress.recover import check_stages
-
-        check_stages(press.stages, checkpoint.spec)
->>>>>>> 3b02ca8 (Recovery knows the formats of two planes; pressed and recovered folders named by what they hold)
 
 
 def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path) -> tuple[Any, Any]:
