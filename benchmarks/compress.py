@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.processes import Finished, run, total_bytes, warm
-from benchmarks.qwen3_moe_to_gguf import MATRICES, PROJECTIONS
 from benchmarks.rounds import Values, run_rounds
 from benchmarks.tables import OURS, Quantity, Table, make_table
+from benchmarks.to_gguf import MATRICES, PROJECTIONS
 from edgepress.checkpoint import Checkpoint, open_checkpoint
 from edgepress.compress import open_packed
 from edgepress.compress.packed import PackedModel

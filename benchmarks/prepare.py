@@ -59,7 +59,7 @@ def at_level(work: Path, source: Path, level: int) -> Path:
 
 def half_gguf(work: Path, model: Path) -> Path:
     """The model as a 16-bit GGUF file."""
-    return once(work / "F16.gguf", lambda file: run_module("benchmarks.qwen3_moe_to_gguf", model, file))
+    return once(work / "F16.gguf", lambda file: run_module("benchmarks.to_gguf", model, file))
 
 
 def ggufs(work: Path, model: Path, llama_bin: Path, threads: int) -> dict[str, Path]:

@@ -1,0 +1,96 @@
+"""llama.cpp's quantization types with an importance matrix: the size of the file, and how far it is from 16 bits."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.prepare import once
+from benchmarks.processes import run, run_module
+from edgepress.errors import RuntimeFailure
+from edgepress.progress import Track, silent
+
+CONTEXT = 512
+TYPES = ("Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K_M", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_S",
+         "Q5_K_M", "Q5_1", "Q6_K", "Q8_0")  # fmt: skip
+_STATISTICS = {
+    "mean_kl": r"Mean +KLD: +(\S+)",
+    "mean_kl_error": r"Mean +KLD: +\S+ ± +(\S+)",
+    "p99_kl": r"99\.0% +KLD: +(\S+)",
+    "perplexity_ratio": r"Mean PPL\(Q\)/PPL\(base\) +: +(\S+)",
+    "top1_agreement": r"Same top p: +(\S+)",
+}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One type. `top1_agreement` is a share; the other figures are llama-perplexity's own."""
+
+    name: str
+    size_bytes: int
+    mean_kl: float
+    mean_kl_error: float
+    p99_kl: float
+    perplexity_ratio: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """Programs of llama.cpp, and a folder for what they make of one model."""
+
+    programs: Path
+    work: Path
+    threads: int
+
+    def rivals(
+        self, model: Path, calibration: Sequence[Path], text: Path, chunks: int, types: Sequence[str] = TYPES,
+        track: Track = silent,
+    ) -> Iterator[Rival]:  # fmt: skip
+        """Every type's figures on `chunks` chunks of a text; files and logs stay in the folder, so a rerun is quick."""
+        half = once(self.work / "f16.gguf", lambda file: run_module("benchmarks.to_gguf", model, file))
+        matrix = once(self.work / "imatrix.gguf", lambda file: self._imatrix(half, calibration, file))
+        base = once(self.work / "base.kld", lambda file: self._base(half, text, chunks, file))
+        for name in track(types, "llama.cpp"):
+            quantized = once(
+                self.work / f"{name}.gguf", lambda file, name=name: self._quantize(half, matrix, file, name)
+            )
+            log = once(self.work / f"{name}.log", lambda file, path=quantized: self._divergence(path, base, file))
+            yield parse(name, quantized.stat().st_size, log.read_text(encoding="utf-8"))
+
+    def _imatrix(self, half: Path, calibration: Sequence[Path], out: Path) -> None:
+        text = self.work / "calibration.txt"
+        text.write_bytes(b"\n".join(path.read_bytes() for path in calibration))
+        self._run("llama-imatrix", "-m", half, "-f", text, "-o", out, "-c", CONTEXT, "--output-format", "gguf")
+
+    def _base(self, half: Path, text: Path, chunks: int, out: Path) -> None:
+        self._run("llama-perplexity", "-m", half, "-f", text, "-c", CONTEXT, "--chunks", chunks,
+                  "--kl-divergence-base", out)  # fmt: skip
+
+    def _quantize(self, half: Path, matrix: Path, out: Path, name: str) -> None:
+        run([self.programs / "llama-quantize", "--imatrix", matrix, half, out, name, str(self.threads)])
+
+    def _divergence(self, quantized: Path, base: Path, out: Path) -> None:
+        finished = self._run("llama-perplexity", "-m", quantized, "-c", CONTEXT, "--kl-divergence",
+                             "--kl-divergence-base", base)  # fmt: skip
+        out.write_text(finished, encoding="utf-8")
+
+    def _run(self, program: str, *arguments: object) -> str:
+        done = run([self.programs / program, *map(str, arguments), "-t", str(self.threads)])
+        return done.stdout + done.stderr
+
+
+def parse(name: str, size: int, log: str) -> Rival:
+    """llama-perplexity's summary.
+
+    Raises:
+        RuntimeFailure: it is not there.
+    """
+    found = {key: re.search(pattern, log) for key, pattern in _STATISTICS.items()}
+    if missing := [key for key, match in found.items() if match is None]:
+        raise RuntimeFailure(
+            f"llama-perplexity printed no {missing[0]} for {name}; is it another version of llama.cpp?"
+        )
+    values = {key: float(match[1]) for key, match in found.items() if match}
+    values["top1_agreement"] /= 100
+    return Rival(name, size, **values)
