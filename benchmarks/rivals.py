@@ -11,6 +11,7 @@ from edgepress.errors import RuntimeFailure
 from edgepress.progress import Track, silent
 
 CONTEXT = 512
+CALIBRATION = 32_000  # characters of each text: about 16 chunks, as many as edgepress takes by default
 TYPES = ("Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K_M", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K_S", "Q4_K_M", "Q4_1", "Q5_0", "Q5_K_S",
          "Q5_K_M", "Q5_1", "Q6_K", "Q8_0")  # fmt: skip
 _STATISTICS = {
@@ -60,7 +61,8 @@ class LlamaCpp:
 
     def _imatrix(self, half: Path, calibration: Sequence[Path], out: Path) -> None:
         text = self.work / "calibration.txt"
-        text.write_bytes(b"\n".join(path.read_bytes() for path in calibration))
+        parts = [path.read_text(encoding="utf-8")[:CALIBRATION] for path in calibration]
+        text.write_text("\n".join(parts), encoding="utf-8")
         self._run("llama-imatrix", "-m", half, "-f", text, "-o", out, "-c", CONTEXT, "--output-format", "gguf")
 
     def _base(self, half: Path, text: Path, chunks: int, out: Path) -> None:

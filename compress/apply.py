@@ -11,7 +11,8 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
+from edgepress.checkpoint import Checkpoint
+from edgepress.companions import TOKENIZER_FILES
 from edgepress.compress.packed import PLAN, RECORD, VERSION, PackedModel, open_packed, part_file, writing
 from edgepress.compress.packer import Packer
 from edgepress.compress.statistics import Statistics

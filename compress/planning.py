@@ -8,7 +8,8 @@ import numpy as np
 
 from edgepress.architecture import ModelSpec
 from edgepress.bundle import ALIGNMENT
-from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint
+from edgepress.checkpoint import Checkpoint
+from edgepress.companions import companion_bytes
 from edgepress.compress.allocate import ABSENT, Option, Presence, allocate, cheapest_within, smallest_size
 from edgepress.compress.choosing import Group, group_units, presences, reasons, with_formats
 from edgepress.compress.prediction import Prediction, fit
@@ -168,8 +169,7 @@ def size_of(checkpoint: Checkpoint, plan: Plan) -> int:
     """Bytes that a bundle of this plan takes: weights and their alignment, tokenizer files, and room for the graph."""
     stored = [t.nbytes for t in all_tensors(checkpoint.spec, plan)]
     padding = sum(-nbytes % ALIGNMENT for nbytes in stored if nbytes >= ALIGNMENT)
-    companions = [checkpoint.path / name for name in TOKENIZER_FILES]
-    tokenizer = sum(path.stat().st_size for path in companions if path.is_file())
+    tokenizer = companion_bytes(checkpoint.path)
     return sum(stored) + padding + tokenizer + _GRAPH_BYTES * len(stored) + len(plan.to_json())
 
 

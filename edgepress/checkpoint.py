@@ -21,7 +21,6 @@ from edgepress.readers.safetensors import INDEX as INDEX
 from edgepress.readers.scaled import open_folder
 from edgepress.roles import roles, split_role
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 _RUN = 1 << 22  # weights of a tensor that are read at a time, so that what unpacking them needs stays small
 _SAME_AS = {"kimi_k2": "deepseek_v3"}  # other names of a model_type
 

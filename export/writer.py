@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgepress.bundle import DATA, GENAI_CONFIG, LIBRARY, MANIFEST, MODEL, PROVIDERS, TOKENIZER, Manifest
-from edgepress.checkpoint import TOKENIZER_FILES
+from edgepress.companions import companions
 from edgepress.errors import BundleError, InputError
 from edgepress.export.data_file import DataFile
 from edgepress.export.decoder import build_model
@@ -106,9 +106,8 @@ def _check_space(needed: int, folder: Path) -> None:
 
 
 def _copy_companions(source: WeightSource, staging: Path, with_library: bool) -> None:
-    for name in TOKENIZER_FILES:
-        if (source.folder / name).is_file():
-            shutil.copyfile(source.folder / name, staging / name)
+    for name, content in companions(source.folder).items():
+        (staging / name).write_bytes(content)
     if with_library:
         library = Path(str(files("edgepress.runtime") / LIBRARY))
         if not library.is_file():

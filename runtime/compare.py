@@ -13,6 +13,7 @@ import numpy as np
 import edgepress
 from edgepress.bundle import TOKENIZER, Bundle, open_bundle
 from edgepress.cache import Cache
+from edgepress.companions import compact
 from edgepress.errors import InputError
 from edgepress.progress import Track, silent
 from edgepress.runtime import providers
@@ -111,13 +112,13 @@ def names(bundles: Sequence[Path]) -> list[str]:
 
 
 def check_tokenizers(folders: Sequence[Path]) -> None:
-    """Raise InputError unless all bundles and models share one tokenizer, byte for byte."""
+    """Raise InputError unless all bundles and models share one tokenizer, but for blanks in the file."""
     for folder in folders:
         if not (folder / TOKENIZER).is_file():
             raise InputError(f"{folder} has no {TOKENIZER}, so nothing shows that its tokens are the same; add it")
-    first = (folders[0] / TOKENIZER).read_bytes()
+    first = compact(folders[0] / TOKENIZER)
     for folder in folders[1:]:
-        if (folder / TOKENIZER).read_bytes() != first:
+        if compact(folder / TOKENIZER) != first:
             raise InputError(
                 f"{folders[0]} and {folder} have different tokenizers, so their predictions cannot be compared; "
                 "compare one model's bundles with that model"

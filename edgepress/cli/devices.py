@@ -80,7 +80,8 @@ def plan(
 
 def read_model(model: str) -> tuple[ModelSpec, int]:
     """(spec, bytes of the tokenizer files): the weights need not be there."""
-    from edgepress.checkpoint import TOKENIZER_FILES, Checkpoint, read_config, resolve_model, without_quantization
+    from edgepress.checkpoint import Checkpoint, read_config, resolve_model, without_quantization
+    from edgepress.companions import companion_bytes
 
     folder = resolve_model(model, weights=False)
     if folder.is_file():
@@ -89,8 +90,7 @@ def read_model(model: str) -> tuple[ModelSpec, int]:
     else:
         config = without_quantization(read_config(folder))
         spec = read_spec(config, load_architecture(config["model_type"]))
-    files = [folder / name for name in TOKENIZER_FILES]
-    return spec, sum(f.stat().st_size for f in files if f.is_file())
+    return spec, companion_bytes(folder)
 
 
 def _print_profile(profile: Profile, as_json: bool) -> None:
