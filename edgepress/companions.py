@@ -38,7 +38,9 @@ def compact(path: Path) -> bytes:
 def _join_merges(facts: Any) -> None:
     """["a", "b"] -> "a b", the other form that the tokenizers library reads, where no part has a blank."""
     model = facts.get("model") if isinstance(facts, dict) else None
-    merges = model.get("merges") if isinstance(model, dict) else None
+    if not isinstance(model, dict):
+        return
+    merges = model.get("merges")
     if not isinstance(merges, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in merges):
         return
     if all(isinstance(part, str) and part and " " not in part for pair in merges for part in pair):
