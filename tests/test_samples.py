@@ -48,7 +48,7 @@ def test_the_readmes_python_and_commands(tmp_path: Path) -> None:
     _in(tmp_path, sys.executable, "-c", python)
     shutil.rmtree(tmp_path / "small")
     commands = re.findall(r"^    edgepress (.+)$", readme, re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         _in(tmp_path, sys.executable, "-c", "from edgepress.cli import main; main()", *shlex.split(command))
     assert (tmp_path / "report" / "comparison.png").exists()
