@@ -66,7 +66,10 @@ def _observe_layer(model: ReferenceModel, i: int, states: np.ndarray, statistics
             assert model.spec.experts
             statistics.add_layer(i, model.spec.experts.count)
             hooks.enter_context(_observed_experts(layer, model.local_name(f"layers.{i}.experts.0.down"), recorder))
-        model.advance(states)
+        model.advance(states[::2])
+        if model.spec.has_experts(i):
+            statistics.note_even(i)
+        model.advance(states[1::2])
     recorder.finish()
 
 

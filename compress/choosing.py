@@ -70,6 +70,17 @@ def _sum(name: str, options: Collection[Option]) -> Option:
     return Option(name, sum(o.nbytes for o in options), sum(o.cost for o in options))
 
 
+def narrowed(units: Sequence[Unit], plan: Plan, count: int) -> list[Unit]:
+    """Units whose experts are only offered the `count` formats that a plan uses most for experts."""
+    used = Counter(name for kept in plan.experts.values() for widths in kept.values() for name in widths.values())
+    names = {name for name, _ in used.most_common(count)}
+
+    def offered(unit: Unit) -> tuple[Option, ...]:
+        return tuple(option for option in unit.options if option.name in names) or unit.options
+
+    return [replace(unit, options=offered(unit)) if unit.expert is not None else unit for unit in units]
+
+
 def presences(spec: ModelSpec, groups: Sequence[Group]) -> list[Presence]:
     """What routers need: enough experts in every layer, equally many of each of its groups."""
     if not spec.experts:

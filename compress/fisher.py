@@ -36,17 +36,25 @@ class Fisher:
         output: float64 [rows], the mean of g_i^2, by role (`layers.0.q`, `head`). `embedding`: [columns].
             `layers.0.experts.gate_up` and `.down`: [E], the mean over all tokens of |g|^2, 0 where not routed.
         dropped: layer -> float64 [E], what leaving the expert out costs in nats: the mean of 1/2 (g . dy)^2.
+        dropped_even: the same over the chunks of even numbers alone, which count half.
         token_share: float64 [vocabulary], how often a token is read.
     """
 
     output: dict[str, np.ndarray] = field(default_factory=dict)
     dropped: dict[int, np.ndarray] = field(default_factory=dict)
+    dropped_even: dict[int, np.ndarray] = field(default_factory=dict)
     token_share: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def halves(self) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+        """What leaving experts out costs by the chunks of even numbers, and by those of odd numbers."""
+        odd = {layer: whole - self.dropped_even[layer] for layer, whole in self.dropped.items()}
+        return self.dropped_even, odd
 
     def save(self, path: Path) -> None:
         """Write an .npz; the file appears under its name only when it is complete."""
         arrays = {f"output/{role}": values for role, values in self.output.items()}
         arrays |= {f"dropped/{layer}": values for layer, values in self.dropped.items()}
+        arrays |= {f"dropped_even/{layer}": values for layer, values in self.dropped_even.items()}
         temporary = path.with_name(f"{path.name}.tmp")
         with temporary.open("wb") as file:
             np.savez(file, token_share=self.token_share, **arrays)  # type: ignore[arg-type]
@@ -63,7 +71,7 @@ def load_fisher(path: Path) -> Fisher:
         if owner == "output":
             fisher.output[key] = values
         else:
-            fisher.dropped[int(key)] = values
+            getattr(fisher, owner)[int(key)] = values
     return fisher
 
 
@@ -154,9 +162,12 @@ def _pull_back(model: ReferenceModel, i: int, states: np.ndarray, gradients: np.
             watch = _Watch(f"layers.{i}.experts", model.spec.experts, squares)
             experts = layer.get_submodule(model.local_name(f"layers.{i}.experts.0.down").rsplit(".", 1)[0])
             hooks.enter_context(watch.over(experts))
-        for _ in model.pull_back(states, gradients):
-            if watch:
-                watch.settle()
+        for half in (slice(0, None, 2), slice(1, None, 2)):
+            for _ in model.pull_back(states[half], gradients[half]):
+                if watch:
+                    watch.settle()
+            if watch and half.start == 0:
+                fisher.dropped_even[i] = watch.dropped / tokens
     for role, values in squares.items():
         fisher.output[role] = values / tokens
     if watch:

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgepress.architecture import ModelSpec
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.merged import merged
 from edgepress.compress.quantizers import QUANTIZERS, gptq
 from edgepress.compress.statistics import Statistics, check_statistics
 from edgepress.errors import CheckpointError, PlanError
@@ -57,7 +58,7 @@ class Packer:
             check_statistics(statistics, checkpoint.spec)
         if plan.quantizer not in QUANTIZERS:
             raise PlanError(f"the plan has quantizer {plan.quantizer!r}; use one of {', '.join(QUANTIZERS)}")
-        self.checkpoint = checkpoint
+        self.checkpoint = merged(checkpoint, plan.merged)
         self.spec = checkpoint.spec
         self.plan = plan
         self.statistics = statistics

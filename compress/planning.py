@@ -1,7 +1,9 @@
 """From a budget to a Plan: one width everywhere, or the widths that cost the least accuracy within the budget."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +13,8 @@ from edgepress.bundle import ALIGNMENT
 from edgepress.checkpoint import Checkpoint
 from edgepress.companions import companion_bytes
 from edgepress.compress.allocate import ABSENT, Option, Presence, allocate, cheapest_within, smallest_size
-from edgepress.compress.choosing import Group, group_units, presences, reasons, with_formats
+from edgepress.compress.choosing import Group, group_units, narrowed, presences, reasons, with_formats
+from edgepress.compress.merged import Merges, merged
 from edgepress.compress.prediction import Prediction, fit
 from edgepress.compress.quantizers import QUANTIZERS
 from edgepress.compress.sensitivity import Meter, Unit
@@ -52,6 +55,7 @@ def make_plan(
     max_size: int | None = None,
     max_kl: float | None = None,
     keep: Mapping[int, list[int]] | None = None,
+    merges: Merges | None = None,
     may_drop: Mapping[int, Collection[int]] | None = None,
     quantizer: str = "kquant",
     block_size: int = 32,
@@ -71,6 +75,7 @@ def make_plan(
         max_size: bytes that the bundle may take, graph and tokenizer files included.
         max_kl: nats; the smallest plan whose predicted mean KL divergence stays within it. Needs fisher.
         keep: layer -> kept experts; None: all.
+        merges: what is stored in place of kept experts (Plan.merged).
         may_drop: layer -> experts that the allocation may leave out. Needs fisher.
         statistics: of a calibration; without it, all columns and all experts of a layer count equally.
         fisher: of a calibration, beside statistics: costs are then nats, and the plan predicts its KL divergence.
@@ -91,8 +96,11 @@ def make_plan(
     allowed = [parse_format(name, "the plan") for name in formats]
     narrowest = min(allowed, key=lambda f: f.bits_per_weight(block_size, block_size)).name
 
+    held = {layer: {e: dict(m) for e, m in groups.items()} for layer, groups in (merges or {}).items()}
+
     def uniform(width: str) -> Plan:
-        return replace(_uniform(checkpoint, width, keep, uniform_experts, block_size), quantizer=quantizer)
+        plan = _uniform(checkpoint, width, keep, uniform_experts, block_size)
+        return replace(plan, quantizer=quantizer, merged=held)
 
     smallest = uniform(_UNIFORM.get(bits or 0, narrowest))
     check_plan(smallest, checkpoint.spec)
@@ -101,7 +109,7 @@ def make_plan(
         if bits in _UNIFORM:
             return smallest
         _check_bits(checkpoint.spec, smallest, bits)
-    meter = Meter(checkpoint, allowed, quantizer, block_size, statistics, fisher)
+    meter = Meter(merged(checkpoint, held), allowed, quantizer, block_size, statistics, fisher)
     units = meter.units({layer: smallest.kept(layer) for layer in smallest.experts}, track)
     predict = Prediction()
     if fisher and measure:
@@ -113,8 +121,23 @@ def make_plan(
     elif fisher and keep is not None:
         lost = sum(np.delete(fisher.dropped[layer], smallest.kept(layer)).sum() for layer in smallest.experts)
         predict = replace(predict, lost=float(lost))
-    groups = group_units(units, "expert" if uniform_experts else share, absent)
-    return _allocated(checkpoint, smallest, groups, goal, predict)
+    share = "expert" if uniform_experts else share
+
+    def attempt(units: Sequence[Unit], share: str = share) -> tuple[Plan, float]:
+        return _allocated(checkpoint, smallest, group_units(units, share, absent), goal, predict)
+
+    plan, merit = attempt(units)
+    if share != "matrix" or not plan.experts or (max_size is None and max_kl is None):
+        return plan
+    # Every width more that a layer's experts have is a bank more, whose padding may cost a small model more than it
+    # brings: fewer widths, and widths that a layer shares, compete.
+    tries = [(narrowed(units, plan, count), share) for count in (3, 2, 1)]
+    tries += [] if absent else [(units, "layer")]
+    for fewer, shared in tries:
+        with suppress(PlanError):
+            other = attempt(fewer, shared)
+            plan, merit = min((plan, merit), other, key=itemgetter(1))
+    return plan
 
 
 def _check_goal(goal: _Goal, drops: bool) -> None:
@@ -193,11 +216,14 @@ def _check_bits(spec: ModelSpec, smallest: Plan, bits: float | None) -> None:
         raise PlanError(f"the matrices take {least:.3f} bits per weight at least, not {bits:g}; raise the budget")
 
 
-def _allocated(checkpoint: Checkpoint, smallest: Plan, groups: list[Group], goal: _Goal, predict: Prediction) -> Plan:
-    """The plan of least cost within `bits` and `max_size`, or the smallest within `max_kl`."""
+def _allocated(
+    checkpoint: Checkpoint, smallest: Plan, groups: list[Group], goal: _Goal, predict: Prediction
+) -> tuple[Plan, float]:
+    """The plan of least cost within `bits` and `max_size`, and its cost; or the smallest within `max_kl`, and its size."""
     needed = presences(checkpoint.spec, groups)
     if goal.max_kl is not None:
-        return _finished(smallest, groups, _within_kl(groups, goal.max_kl, predict, needed), goal, predict)
+        plan = _finished(smallest, groups, _within_kl(groups, goal.max_kl, predict, needed), goal, predict)
+        return plan, size_of(checkpoint, plan)
     options = [group.options for group in groups]
     least = smallest_size(options, needed)
     budget = int((goal.bits or 16) * sum(unit.weights for group in groups for unit in group.units) / 8)
@@ -206,7 +232,7 @@ def _allocated(checkpoint: Checkpoint, smallest: Plan, groups: list[Group], goal
         plan = _finished(smallest, groups, chosen, goal, predict)
         excess = size_of(checkpoint, plan) - goal.max_size if goal.max_size is not None else 0
         if excess <= 0:
-            return plan
+            return plan, _predicted(chosen, predict)
         if budget <= least:
             _check_size(checkpoint, plan, goal.max_size)
         budget = min(budget, sum(o.nbytes for o in chosen)) - excess

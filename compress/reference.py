@@ -58,6 +58,11 @@ def expert_inner(experts: Any, expert: int, x: Tensor) -> Tensor:
     return inner
 
 
+def expert_output(experts: Any, expert: int, x: Tensor) -> Tensor:
+    """What an expert makes of x [n, H], before the gate: [n, H]."""
+    return _projected(experts, "down_proj", expert, expert_inner(experts, expert, x))
+
+
 def _expert(self: Any, expert: int, token: Tensor, x: Tensor, gate: Tensor) -> Tensor:
     gate_up = _projected(self, "gate_up_proj", expert, x)
     inner = self._apply_gate(gate_up)

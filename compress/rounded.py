@@ -21,10 +21,10 @@ class Rounded(Checkpoint):
 
     def __init__(self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None) -> None:
         self.__dict__.update(checkpoint.__dict__)
-        self._plan, self._statistics = plan, statistics
+        self._original, self._plan, self._statistics = checkpoint, plan, statistics
 
     def rows(self, role: str, start: int, stop: int) -> np.ndarray:
-        rows = super().rows(role, start, stop)
+        rows = self._original.rows(role, start, stop)
         chosen = self._format(role)
         if chosen is None or not chosen.quantized:
             return rows

@@ -14,6 +14,7 @@ from edgepress.errors import InputError
 from edgepress.roles import split_role
 
 ByLayer = dict[int, np.ndarray]
+_SUMS = ("frequency", "gate_mass", "reap", "msan")
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Statistics:
         peak: float64, largest norm2(f).
         input_square: float64 [K], mean square of each input column of a matrix, by role (`layers.0.q`, `head`);
             `layers.0.experts.gate_up` and `.down` are pooled over all routes of the layer.
+        even: the sums over the chunks of even numbers alone, by name and layer (`reap/0`).
         ids: int64 [n, S], the tokens.
     """
 
@@ -41,6 +43,7 @@ class Statistics:
     msan: ByLayer = field(default_factory=dict)
     peak: ByLayer = field(default_factory=dict)
     input_square: dict[str, np.ndarray] = field(default_factory=dict)
+    even: dict[str, np.ndarray] = field(default_factory=dict)
     ids: np.ndarray | None = None
 
     def add_layer(self, layer: int, experts: int) -> None:
@@ -48,6 +51,20 @@ class Statistics:
         self.frequency[layer] = np.zeros(experts, np.int64)
         for sums in (self.gate_mass, self.reap, self.msan, self.peak):
             sums[layer] = np.zeros(experts)
+
+    def note_even(self, layer: int) -> None:
+        """Say that the chunks of even numbers have passed a layer, and no others yet."""
+        for name in _SUMS:
+            self.even[f"{name}/{layer}"] = getattr(self, name)[layer].copy()
+
+    def halves(self) -> "tuple[Statistics, Statistics]":
+        """What the chunks of even numbers and those of odd numbers say of the experts."""
+        even, odd = (Statistics(self.tokens // 2, peak=self.peak) for _ in range(2))
+        for key, half in self.even.items():
+            name, layer = key.split("/")
+            getattr(even, name)[int(layer)] = half
+            getattr(odd, name)[int(layer)] = getattr(self, name)[int(layer)] - half
+        return even, odd
 
     def importance(self, spec: ModelSpec, role: str) -> np.ndarray | None:
         """What an error in each column of a matrix counts, 1 on average: float32 [columns]; None where unknown.
@@ -101,7 +118,7 @@ def load_statistics(path: Path) -> Statistics:
         for name, array in arrays.items():
             owner, key = name.split("/", 1)
             by_key: dict[Any, np.ndarray] = getattr(statistics, owner)
-            by_key[key if owner == "input_square" else int(key)] = array
+            by_key[key if owner in ("input_square", "even") else int(key)] = array
     except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as cause:
         raise InputError(f"cannot read calibration {path}: {cause}; calibrate again") from None
     return statistics

@@ -27,6 +27,8 @@ class Plan:
         dtype16: what 16-bit weights are stored as, float16 or bfloat16.
         quantizer: the name of the quantizer that chooses scales and zero points.
         why: one sentence per decision, for people.
+        merged: layer -> kept expert -> expert -> its weight in the mean that is stored in the kept one's place; experts
+            that are not named are stored as they are.
         figures: what the planner measured or predicts, such as predicted_kl (the mean KL divergence in nats).
     """
 
@@ -37,6 +39,7 @@ class Plan:
     block_size: int = 32
     quantizer: str = "kquant"
     why: list[str] = field(default_factory=list)
+    merged: dict[int, dict[int, dict[int, float]]] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
 
     def format(self, role: str) -> Format:
@@ -62,7 +65,7 @@ class Plan:
 
     def digest(self) -> str:
         """Identifies everything that decides the bytes (neither `why` nor `figures`)."""
-        facts = {k: v for k, v in asdict(self).items() if k not in ("why", "figures")}
+        facts = {k: v for k, v in asdict(self).items() if k not in ("why", "figures") and (v or k != "merged")}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -133,11 +136,19 @@ def parse_plan(data: Any, spec: ModelSpec, where: str) -> Plan:
             for layer, kept in data["experts"].items()
         }
         plan = Plan(dict(data["source"]), dict(data["formats"]), experts, data["dtype16"], data["block_size"],
-                    data["quantizer"], list(data["why"]), dict(data.get("figures", {})))  # fmt: skip
+                    data["quantizer"], list(data["why"]), _merged(data.get("merged", {})),
+                    dict(data.get("figures", {})))  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise PlanError(f"{where} is not a plan: {type(cause).__name__} {cause}") from None
     check_plan(plan, spec, where)
     return plan
+
+
+def _merged(data: Any) -> dict[int, dict[int, dict[int, float]]]:
+    return {
+        int(layer): {int(kept): {int(e): float(w) for e, w in members.items()} for kept, members in groups.items()}
+        for layer, groups in data.items()
+    }
 
 
 def check_plan(plan: Plan, spec: ModelSpec, where: str = "the plan") -> None:
@@ -159,6 +170,23 @@ def check_plan(plan: Plan, spec: ModelSpec, where: str = "the plan") -> None:
     _same_keys(plan.experts, dict.fromkeys(spec.expert_layers), where, "experts")
     for layer in plan.experts:
         _check_layer(plan, spec, layer, where)
+    _check_merged(plan, where)
+    named = [e for groups in plan.merged.values() for group in groups.values() for e in group]
+    if spec.experts and not all(0 <= e < spec.experts.count for e in named):
+        raise PlanError(f"{where} merges an expert that the model does not have")
+
+
+def _check_merged(plan: Plan, where: str) -> None:
+    for layer, groups in plan.merged.items():
+        experts = plan.experts.get(layer, {})
+        members = [e for group in groups.values() for e in group]
+        if not groups.keys() <= experts.keys() or not all(kept in group for kept, group in groups.items()):
+            raise PlanError(f"{where} merges experts of layer {layer} into one that it does not keep")
+        if len(members) != len(set(members)) or experts.keys() & set(members) != groups.keys():
+            raise PlanError(f"{where} merges an expert of layer {layer} twice, or one that it keeps")
+        for group in groups.values():
+            if not all(0 <= weight <= 1 for weight in group.values()) or abs(sum(group.values()) - 1) > 1e-6:
+                raise PlanError(f"{where}: the weights of merged experts of layer {layer} must add up to 1")
 
 
 def _check_layer(plan: Plan, spec: ModelSpec, layer: int, where: str) -> None:

@@ -37,7 +37,9 @@ class Press:
     keep_experts: Annotated[
         str, typer.Option(help="Share of each layer's experts to keep; auto: as many as the budget is best spent on.")
     ] = "1"
-    prune: Annotated[str, typer.Option(help="Which experts go: reap, frequency, gated_ean, msan or random.")] = "reap"
+    prune: Annotated[
+        str, typer.Option(help="Which experts go: reap, frequency, gated_ean, msan, aimer, random; ream: merge.")
+    ] = "reap"
     quantizer: Annotated[str, typer.Option(help="kquant, gptq (calibrated), hqq or rtn.")] = "kquant"
     block_size: Annotated[int, typer.Option(help="Weights per scale: 16, 32, 64 or 128.")] = 32
     calibrate: Annotated[list[Path] | None, typer.Option(help="A text to calibrate on; may be repeated.")] = None
@@ -143,12 +145,12 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
     share = _kept_share(press.keep_experts)
     _check_bound(press)
     ids = _calibration_ids(checkpoint, press)
-    if ids is None and (share is None or (share != 1 and press.prune != "random")):
+    if ids is None and (share is None or (share != 1 and press.prune not in ("random", "aimer"))):
         what = "--keep-experts auto" if share is None else f"--prune {press.prune}"
         raise InputError(f"{what} needs to see experts at work; add --calibrate FILE")
     statistics = _calibrated(checkpoint, press, ids, track, cache)
     bounded = press.max_size or press.device or press.max_kl is not None
-    more: dict[str, Any] = _experts(checkpoint.spec, press, share, statistics)
+    more = _experts(checkpoint, press, share, ids, statistics, track)
     more |= {"formats": CUDA_FORMATS} if provider == "cuda" else {}
     more |= _in_nats(checkpoint, press, ids, statistics, track, cache) if ids is not None else {}
     plan = plan_within(
@@ -163,7 +165,7 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
         track=track,
         **more,
     )
-    return plan, statistics
+    return _with_agreement(plan, checkpoint.spec, press, share, statistics, more.get("fisher")), statistics
 
 
 def _check_bound(press: Press) -> None:
@@ -187,13 +189,41 @@ def _kept_share(text: str) -> float | None:
         raise typer.BadParameter(f"{text!r} is no share; write 0.75 or auto", param_hint="--keep-experts") from None
 
 
-def _experts(spec: Any, press: Press, share: float | None, statistics: Any) -> dict[str, Any]:
+def _experts(
+    checkpoint: Any, press: Press, share: float | None, ids: np.ndarray | None, statistics: Any, track: Track
+) -> dict[str, Any]:
     """What make_plan takes to keep experts."""
     from edgepress.compress.prune import choose_experts, may_drop
 
     if share is None:
-        return {"may_drop": may_drop(spec, statistics)}
-    return {"keep": choose_experts(spec, statistics, share, press.prune)} if share != 1 else {}
+        return {"may_drop": may_drop(checkpoint.spec, statistics)}
+    if share == 1:
+        return {}
+    keep = choose_experts(checkpoint.spec, statistics, share, press.prune, checkpoint=checkpoint)
+    if press.prune != "ream":
+        return {"keep": keep}
+    from edgepress.compress.ream import merges_of, similarities
+    from edgepress.texts import spread
+
+    assert ids is not None
+    alike = similarities(checkpoint, spread(ids, _MEASURED_CHUNKS), memory=memory_of(press), track=track)
+    return {"keep": keep, "merges": merges_of(checkpoint, statistics, keep, alike)}
+
+
+def _with_agreement(plan: Any, spec: Any, press: Press, share: float | None, statistics: Any, fisher: Any) -> Any:
+    """The plan, which also says how far two halves of the calibration agree on the experts to keep."""
+    from edgepress.compress.prune import agreement, halves_of
+
+    if share == 1 or statistics is None:
+        return plan
+    halves = fisher.halves() if share is None else halves_of(statistics, press.prune)
+    kept = {layer: plan.kept(layer) for layer in plan.experts}
+    if halves is None:
+        return plan
+    both = agreement(spec, halves, kept)
+    chance = sum(len(ids) ** 2 for ids in kept.values()) / spec.experts.count / sum(map(len, kept.values()))
+    said = f"two halves of the calibration agree on {both:.0%} of the experts kept ({chance:.0%} by chance)"
+    return replace(plan, why=[*plan.why, said], figures={**plan.figures, "kept_by_both_halves": both})
 
 
 def _in_nats(

@@ -225,3 +225,13 @@ def test_other_texts_do_not_share_a_cache_entry(tiny: Tiny, tmp_path: Path) -> N
     other = calibrate(checkpoint, random_ids(seed=1), cache=tmp_path)
     assert_same(other, calibrate(checkpoint, random_ids(seed=1)))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_halves_are_calibrations_of_every_other_chunk(tiny: Tiny) -> None:
+    checkpoint = open_checkpoint(tiny("qwen3_moe"))
+    ids = np.random.default_rng(3).integers(0, 8192, (5, 24))
+    for half, chunks in zip(calibrate(checkpoint, ids).halves(), (ids[::2], ids[1::2]), strict=True):
+        alone = calibrate(checkpoint, chunks)
+        for layer in alone.frequency:
+            assert (half.frequency[layer] == alone.frequency[layer]).all()
+            np.testing.assert_allclose(half.reap[layer], alone.reap[layer], rtol=1e-4, atol=1e-6)

@@ -246,3 +246,11 @@ def test_experts_dropped_beforehand_count_in_the_prediction(sample: Checkpoint, 
     kept = {layer: list(range(8)) for layer in range(6)}
     lost = sum(dropped[8:].sum() for dropped in seen["fisher"].dropped.values())
     assert make_plan(sample, bits=9, keep=kept, **seen).figures["predicted_kl"] > lost > 0
+
+
+def test_a_bundle_pays_for_the_widths_that_it_uses(sample: Checkpoint, seen: dict[str, Any]) -> None:
+    """On a small model the padding of many banks costs more than many widths bring."""
+    plan = make_plan(sample, max_size=8_400_000, **seen)
+    for formats in (("3", "4", "8"), ("4", "4z", "8"), ("3", "3z", "4", "4z", "5", "6", "8", "16")):
+        shared = make_plan(sample, max_size=8_400_000, formats=formats, share="layer", **seen)
+        assert plan.figures["predicted_kl"] <= 1.01 * shared.figures["predicted_kl"]

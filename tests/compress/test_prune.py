@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from transformers import AutoModelForCausalLM
 from edgepress.architecture import Attention, Experts, ModelSpec, Rope, Routing
 from edgepress.checkpoint import open_checkpoint
 from edgepress.compress.calibrate import calibrate
-from edgepress.compress.prune import CRITERIA, choose_experts, scores
+from edgepress.compress.prune import agreement, aimer, choose_experts, halves_of, may_drop, scores
 from edgepress.compress.statistics import Statistics
 from edgepress.errors import InputError
 from edgepress.plan import check_plan, uniform_plan
 from edgepress.texts import calibration_ids
-from tests.tiny import SAMPLE
+from tests.tiny import SAMPLE, tiny_checkpoint
 
 TEXTS = SAMPLE.parent / "texts"
 
@@ -55,7 +56,7 @@ def test_each_criterion_is_its_formula() -> None:
     assert scores(statistics, "frequency")[0].tolist() == [4.0, 0.0, 10.0]
 
 
-@pytest.mark.parametrize("criterion", [c for c in CRITERIA if c != "random"])
+@pytest.mark.parametrize("criterion", ["reap", "frequency", "gated_ean", "msan", "ream"])
 def test_experts_that_no_token_reached_go_first(criterion: str) -> None:
     statistics = make_statistics([5, 0, 3, 0], [1.0, 0.0, 2.0, 0.0], [1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0])
     assert choose_experts(make_spec(4), statistics, 0.5, criterion) == {0: [0, 2]}
@@ -127,13 +128,62 @@ def test_a_share_outside_0_to_1_is_refused(keep: float) -> None:
 
 
 def test_an_unknown_criterion_is_refused_with_those_known() -> None:
-    with pytest.raises(InputError, match="reap, frequency, gated_ean, msan, random"):
+    with pytest.raises(InputError, match="reap, frequency, gated_ean, msan, aimer, random, ream"):
         choose_experts(make_spec(), make_statistics([1] * 8, [1] * 8), 0.5, "best")
 
 
 def test_a_criterion_without_calibration_is_refused() -> None:
     with pytest.raises(InputError, match="needs a calibration"):
         choose_experts(make_spec(), None, 0.5, "reap")
+
+
+def test_aimer_drops_the_experts_whose_weights_are_of_one_size(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("qwen3_moe", tmp_path / "model"))
+    for layer in range(2):
+        experts = [f"layers.{layer}.experts.{e}" for e in range(8)]
+        flat = [
+            np.concatenate([checkpoint.tensor(f"{e}.{p}").ravel() for p in ("gate", "up", "down")]) for e in experts
+        ]
+        ratio = [np.abs(w).sum(dtype=float) / (len(w) ** 0.5 * np.linalg.norm(w.astype(float))) for w in flat]
+        np.testing.assert_allclose(-aimer(checkpoint, layer), ratio)
+        kept = choose_experts(checkpoint.spec, None, 0.5, "aimer", checkpoint=checkpoint)[layer]
+        assert kept == sorted(np.argsort(ratio)[:4].tolist())
+
+
+def test_aimer_needs_weights_and_no_text() -> None:
+    with pytest.raises(InputError, match="give the checkpoint"):
+        choose_experts(make_spec(), None, 0.5, "aimer")
+
+
+def test_halves_agree_on_what_both_would_keep() -> None:
+    statistics = make_statistics([10] * 8, [9, 8, 7, 6, 1, 2, 3, 4])
+    statistics.even = {"frequency/0": np.full(8, 5), "reap/0": np.array([9, 8, 1, 1, 0, 0, 3, 4.0])}
+    # The even half keeps 0, 1, 6, 7; the odd half, [0, 0, 6, 5, 1, 2, 0, 0] / 5, keeps 2, 3, 4, 5.
+    halves = halves_of(statistics, "reap")
+    assert halves
+    assert agreement(make_spec(), halves, {0: [0, 1, 2, 3]}) == 0
+    # Of seven, the even half leaves out 5, the odd one 7.
+    assert agreement(make_spec(), halves, {0: list(range(7))}) == pytest.approx(6 / 7)
+    assert agreement(make_spec(), halves, {0: list(range(8))}) == 1
+
+
+@pytest.mark.parametrize("criterion", ["aimer", "random"])
+def test_what_no_text_decides_has_no_halves(criterion: str) -> None:
+    statistics = make_statistics([10] * 8, range(8))
+    statistics.even = {"frequency/0": np.full(8, 5)}
+    assert halves_of(statistics, criterion) is None
+
+
+def test_an_empty_half_says_nothing() -> None:
+    statistics = make_statistics([10] * 8, range(8))
+    statistics.even = {"frequency/0": np.full(8, 10), "reap/0": np.arange(8.0)}
+    assert halves_of(statistics, "reap") is None
+
+
+def test_all_but_super_experts_may_be_dropped() -> None:
+    assert may_drop(make_spec(), make_statistics([10] * 8, [5] * 8, peak=[1, 1, 1, 40, 1, 1, 1, 1])) == {
+        0: [0, 1, 2, 4, 5, 6, 7]
+    }
 
 
 def test_a_dense_model_has_nothing_to_prune() -> None:
