@@ -219,7 +219,7 @@ def _check_bits(spec: ModelSpec, smallest: Plan, bits: float | None) -> None:
 def _allocated(
     checkpoint: Checkpoint, smallest: Plan, groups: list[Group], goal: _Goal, predict: Prediction
 ) -> tuple[Plan, float]:
-    """The plan of least cost within `bits` and `max_size`, and its cost; or the smallest within `max_kl`, and its size."""
+    """The plan of least cost within `bits` and `max_size`, and its cost; or that within `max_kl`, and its size."""
     needed = presences(checkpoint.spec, groups)
     if goal.max_kl is not None:
         plan = _finished(smallest, groups, _within_kl(groups, goal.max_kl, predict, needed), goal, predict)

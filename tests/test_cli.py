@@ -259,6 +259,17 @@ def test_compress_within_a_divergence(experts: list[str], edgepress: Edgepress) 
     assert json.loads(Path("packed/plan.json").read_text())["figures"] == document["figures"]
 
 
+@pytest.mark.parametrize("criterion", ["ream", "aimer"])
+def test_compress_to_half_the_experts(criterion: str, edgepress: Edgepress) -> None:
+    text = ["--calibrate", TEXT, "--calibration-chunks", 2] if criterion == "ream" else []
+    result = edgepress("compress", SAMPLE, "-o", "packed", "--keep-experts", 0.5, "--prune", criterion, *text, "--json")
+    assert result.returncode == 0, result.stderr
+    document, plan = json.loads(result.stdout), json.loads(Path("packed/plan.json").read_text())
+    assert bool(plan["merged"]) == (criterion == "ream")
+    assert (0 < document["figures"].get("kept_by_both_halves", 0) <= 1) == (criterion == "ream")
+    assert any("two halves of the calibration agree" in reason for reason in document["why"]) == (criterion == "ream")
+
+
 def test_a_share_of_experts_that_is_no_number_is_bad_usage(edgepress: Edgepress) -> None:
     result = edgepress("compress", SAMPLE, "-o", "packed", "--keep-experts", "many")
     assert result.returncode == 2

@@ -220,3 +220,41 @@ def test_any_value_in_any_place_is_refused_or_a_plan(key: str, value: Any) -> No
 @given(JSON())
 def test_any_json_is_refused(value: Any) -> None:
     refused(value, "plan.json")
+
+
+def merged_json(groups: dict[str, Any]) -> dict[str, Any]:
+    """A plan that keeps experts 0 and 1 of 4 in layer 1."""
+    data = plan_json()
+    data["experts"]["1"] = {e: data["experts"]["1"][e] for e in "01"}
+    return {**data, "merged": {"1": groups}}
+
+
+def test_merged_experts_survive_their_file() -> None:
+    plan = parse_plan(merged_json({"0": {"0": 0.75, "2": 0.25}}), SPEC, "plan.json")
+    assert plan.merged == {1: {0: {0: 0.75, 2: 0.25}}}
+    assert parse_plan(json.loads(plan.to_json()), SPEC, "plan.json") == plan
+    assert plan.digest() != parse_plan(merged_json({"0": {"0": 0.5, "2": 0.5}}), SPEC, "plan.json").digest()
+
+
+@pytest.mark.parametrize(
+    ("groups", "mention"),
+    [
+        ({"2": {"2": 0.5, "3": 0.5}}, "does not keep"),
+        ({"0": {"2": 0.5, "3": 0.5}}, "does not keep"),
+        ({"0": {"0": 0.5, "1": 0.5}}, "twice, or one that it keeps"),
+        ({"0": {"0": 0.5, "2": 0.5}, "1": {"1": 0.5, "2": 0.5}}, "twice"),
+        ({"0": {"0": 0.5, "2": 0.6}}, "add up to 1"),
+        ({"0": {"0": 1.5, "2": -0.5}}, "add up to 1"),
+        ({"0": {"0": float("nan"), "2": 0.5}}, "add up to 1"),
+        ({"0": {"0": 0.5, "9": 0.5}}, "does not have"),
+        ({"0": [0.5, 0.5]}, "is not a plan"),
+        ([1], "is not a plan"),
+    ],
+)
+def test_impossible_merges(groups: Any, mention: str) -> None:
+    refused(merged_json(groups), mention)
+
+
+def test_figures_are_numbers() -> None:
+    refused({**plan_json(), "figures": {"predicted_kl": "little"}}, "figures are numbers")
+    refused({**plan_json(), "figures": ["predicted_kl"]}, "is not a plan")
