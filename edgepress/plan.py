@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def parse_plan(data: Any, spec: ModelSpec, where: str) -> Plan:
         }
         plan = Plan(dict(data["source"]), dict(data["formats"]), experts, data["dtype16"], data["block_size"],
                     data["quantizer"], list(data["why"]), _merged(data.get("merged", {})),
-                    dict(data.get("figures", {})))  # fmt: skip
+                    {**data.get("figures", {})})  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise PlanError(f"{where} is not a plan: {type(cause).__name__} {cause}") from None
     check_plan(plan, spec, where)
@@ -161,7 +162,7 @@ def check_plan(plan: Plan, spec: ModelSpec, where: str = "the plan") -> None:
         raise PlanError(f"{where} has dtype16 {plan.dtype16!r}; use float16 or bfloat16")
     if not all(isinstance(text, str) for text in (plan.quantizer, *plan.why)):
         raise PlanError(f"{where}: quantizer is a name, and why a list of sentences")
-    if not all(isinstance(name, str) and isinstance(figure, float) for name, figure in plan.figures.items()):
+    if not all(isinstance(figure, float) and isfinite(figure) for figure in plan.figures.values()):
         raise PlanError(f"{where}: figures are numbers by name")
     matrices = dict(matrix_roles(spec))
     _same_keys(plan.formats, matrices, where, "formats")
