@@ -94,7 +94,7 @@ class _Recorder:
         return lambda _, inputs: self._add(role, inputs[0])
 
     def expert(self, expert: int, x: Tensor, gate: Tensor, inner: Tensor, output: Tensor) -> None:
-        """An ExpertObserver (edgepress.compress.reference)."""
+        """An ExpertObserver (edgepress.compress.experts)."""
         s, i = self._statistics, self._layer
         gate, norm = gate.double(), output.norm(dim=-1).double()
         s.frequency[i][expert] += len(x)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.dequantized import Dequantized
+from edgepress.compress.experts import expert_inner
 from edgepress.compress.quantizers import gptq
-from edgepress.compress.reference import ReferenceModel, expert_inner
+from edgepress.compress.reference import ReferenceModel
 from edgepress.packed import WeightSource
 from edgepress.plan import matrix_roles
 from edgepress.roles import split_role

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgepress.architecture import ModelSpec
-from edgepress.bundle import ALIGNMENT
 from edgepress.checkpoint import Checkpoint
 from edgepress.companions import companion_bytes
 from edgepress.compress.allocate import ABSENT, Option, Presence, allocate, cheapest_within, smallest_size
@@ -22,6 +21,7 @@ from edgepress.compress.statistics import Statistics
 from edgepress.errors import PlanError
 from edgepress.formats import BLOCK_SIZES, F16, parse_format
 from edgepress.layout import all_tensors
+from edgepress.placement import place
 from edgepress.plan import Plan, check_plan, expert_shapes, matrix_roles, uniform_plan
 from edgepress.progress import Track, silent
 
@@ -190,10 +190,9 @@ def _uniform(
 
 def size_of(checkpoint: Checkpoint, plan: Plan) -> int:
     """Bytes that a bundle of this plan takes: weights and their alignment, tokenizer files, and room for the graph."""
-    stored = [t.nbytes for t in all_tensors(checkpoint.spec, plan)]
-    padding = sum(-nbytes % ALIGNMENT for nbytes in stored if nbytes >= ALIGNMENT)
-    tokenizer = companion_bytes(checkpoint.path)
-    return sum(stored) + padding + tokenizer + _GRAPH_BYTES * len(stored) + len(plan.to_json())
+    stored = all_tensors(checkpoint.spec, plan)
+    _, data = place(stored)
+    return data + companion_bytes(checkpoint.path) + _GRAPH_BYTES * len(stored) + len(plan.to_json())
 
 
 def _check_size(checkpoint: Checkpoint, smallest: Plan, max_size: int | None) -> None:

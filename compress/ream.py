@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.experts import expert_output
 from edgepress.compress.prune import reap
-from edgepress.compress.reference import ReferenceModel, expert_output
+from edgepress.compress.reference import ReferenceModel
 from edgepress.compress.statistics import ByLayer, Statistics
 from edgepress.progress import Track, silent
 

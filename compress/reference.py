@@ -6,14 +6,13 @@ the checkpoint, the hidden states of all chunks pass through transformers' own d
 stored and become float32 one expert at a time; all arithmetic is in float32.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import prod
 from mmap import MADV_DONTNEED
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.dequantized import Dequantized
+from edgepress.compress.experts import EXPERTS, dispatch_input_scaled
 from edgepress.errors import InputError
 from edgepress.layout import vector_name
 from edgepress.progress import Track, silent
@@ -34,77 +33,7 @@ from edgepress.roles import layer_roles, split_role
 _IN_MEMORY = 500_000_000  # bytes of hidden states, where no bound is given
 _STATES_SHARE, _EXPERTS_SHARE = 8, 2  # a bound divided by it is what hidden states, or a layer's experts, may take
 _HEAD_ROWS = 16384  # rows of the head that are float32 at a time
-_EXPERTS = "edgepress"
 _ROTARY = ("rotary_emb", "pos_emb")  # what families call it
-
-# expert, its input [n, H], gate weights [n], the input of its down projection [n, I], its output before the gate [n, H]
-ExpertObserver = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
-
-
-def _experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """Routed experts, one at a time in float32; `self.observer`, where set, sees each of them at work."""
-    result = torch.zeros_like(hidden_states)
-    for expert in top_k_index.unique().tolist():
-        token, slot = torch.where(top_k_index == expert)
-        x, gate = hidden_states[token], top_k_weights[token, slot]
-        output = _expert(self, expert, token, x, gate)
-        result[token] += output * gate[:, None]  # a token comes to an expert once
-    return result
-
-
-def expert_inner(experts: Any, expert: int, x: Tensor) -> Tensor:
-    """What the down projection of an expert reads, [n, I], where the expert reads x [n, H]."""
-    inner: Tensor = experts._apply_gate(_projected(experts, "gate_up_proj", expert, x))
-    return inner
-
-
-def expert_output(experts: Any, expert: int, x: Tensor) -> Tensor:
-    """What an expert makes of x [n, H], before the gate: [n, H]."""
-    return _projected(experts, "down_proj", expert, expert_inner(experts, expert, x))
-
-
-def _expert(self: Any, expert: int, token: Tensor, x: Tensor, gate: Tensor) -> Tensor:
-    gate_up = _projected(self, "gate_up_proj", expert, x)
-    inner = self._apply_gate(gate_up)
-    output = _projected(self, "down_proj", expert, inner)
-    if (observer := getattr(self, "observer", None)) is not None:
-        observer(expert, x, gate, inner, output)
-    if (watch := getattr(self, "watch", None)) is not None:
-        watch(expert, token, gate, gate_up, output)
-    return output
-
-
-def _projected(self: Any, name: str, expert: int, x: Tensor) -> Tensor:
-    on_disk = getattr(self, "on_disk", None)
-    weight = on_disk(name, expert) if on_disk else getattr(self, name)[expert].float()
-    bias = getattr(self, f"{name}_bias")[expert].float() if self.has_bias else None
-    return nn.functional.linear(x, weight.T if self.is_transposed else weight, bias)
-
-
-def _input_scaled_experts(self: Any, hidden_states: Tensor) -> Tensor:
-    """Llama 4's experts, which transformers does not dispatch: inputs [E * T, H], zero where a token is not routed."""
-    inputs = hidden_states.view(self.num_experts, -1, hidden_states.shape[-1])
-    result = torch.zeros_like(inputs)
-    for expert, rows in enumerate(inputs):
-        token = rows.any(-1).nonzero()[:, 0]
-        if len(token):
-            result[expert, token] = _expert(self, expert, token, rows[token], torch.ones(len(token)))
-    return result.view_as(hidden_states)
-
-
-def _dispatch_input_scaled(model: nn.Module) -> None:
-    module: Any
-    for module in model.modules():
-        if hasattr(module, "gate_up_proj") and hasattr(module, "expert_dim"):
-            module.forward = MethodType(_input_scaled_experts, module)
-            module.is_transposed, module.has_bias = True, False
-            module._apply_gate = MethodType(_gated, module)
-
-
-def _gated(self: Any, gate_up: Tensor) -> Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    product: Tensor = self.act_fn(gate) * up
-    return product
 
 
 class _NoPositions(nn.Module):
@@ -112,9 +41,6 @@ class _NoPositions(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         return torch.zeros(())
-
-
-ALL_EXPERTS_FUNCTIONS.register(_EXPERTS, _experts)
 
 
 class ReferenceModel:
@@ -142,7 +68,7 @@ class ReferenceModel:
         attention = "sdpa" if model_class._supports_sdpa else "eager"  # no sdpa: attention sinks
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation=attention, experts_implementation=_EXPERTS
+                config, dtype=torch.float32, attn_implementation=attention, experts_implementation=EXPERTS
             )
         self._renamings, self._converters = _conversions(model.eval().requires_grad_(False))
         self._path = self._renamed(f"layers.0.{self.spec.mixing_output(0)}").split(".0.", 1)[0]  # of the list of layers
@@ -160,7 +86,7 @@ class ReferenceModel:
         if self.spec.learned_positions:
             setattr(self._decoder, self._renamed("positions").split(".")[-2], _NoPositions())
         if self.spec.experts and self.spec.experts.routing.scales_input:
-            _dispatch_input_scaled(self._decoder)
+            dispatch_input_scaled(self._decoder)
         count = range(self.spec.experts.count if self.spec.experts else 0)
         self._kept = {i: list(kept[i] if kept else count) for i in self.spec.expert_layers}
         for i in kept or ():

@@ -19,9 +19,10 @@ from edgepress.checkpoint import open_checkpoint
 from edgepress.compress import Packer
 from edgepress.errors import BundleError, EdgepressError, InputError, PlanError
 from edgepress.export import export
-from edgepress.export.data_file import DataFile, place
+from edgepress.export.data_file import DataFile
 from edgepress.layout import Stored, all_tensors
 from edgepress.onnx_walk import external_data
+from edgepress.placement import place
 from edgepress.plan import Plan, uniform_plan
 from tests.export.conftest import Bundles
 from tests.tiny import SAMPLE
