@@ -22,7 +22,7 @@ from edgepress.errors import PlanError
 from edgepress.formats import BLOCK_SIZES, F16, parse_format
 from edgepress.layout import all_tensors
 from edgepress.placement import place
-from edgepress.plan import Plan, check_plan, expert_shapes, matrix_roles, uniform_plan
+from edgepress.plan import PROJECTIONS, Plan, check_plan, expert_shapes, matrix_roles, uniform_plan
 from edgepress.progress import Track, silent
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}
 _MEASURED = ("4z", "8")  # whose KL divergences, beside that of the narrowest width, make the prediction
 _SURELY, _HALVINGS = 16, 10  # what a plan that leaves out experts may cost is searched from a 16th
-_GRAPH_BYTES = 3072  # of model.onnx, per stored tensor
+# Of model.onnx: per tensor, per bank in a body, per layer of a recurrent mixer, at all.
+_NODE_BYTES, _BANK_BYTES, _MIXER_BYTES, _GRAPH_BYTES = 900, 3600, 30_000, 30_000
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,20 @@ def size_of(checkpoint: Checkpoint, plan: Plan) -> int:
     """Bytes that a bundle of this plan takes: weights and their alignment, tokenizer files, and room for the graph."""
     stored = all_tensors(checkpoint.spec, plan)
     _, data = place(stored)
-    return data + companion_bytes(checkpoint.path) + _GRAPH_BYTES * len(stored) + len(plan.to_json())
+    return (
+        data + companion_bytes(checkpoint.path) + _graph_bound(checkpoint.spec, plan, len(stored)) + len(plan.to_json())
+    )
+
+
+def _graph_bound(spec: ModelSpec, plan: Plan, tensors: int) -> int:
+    """Bytes that model.onnx may take: nodes of about one size, and a body for each set of banks that a layer has."""
+    bodies = {
+        tuple(frozenset(widths[projection] for widths in kept.values()) for projection in PROJECTIONS)
+        for kept in plan.experts.values()
+    }
+    in_bodies = sum(len(side) for body in bodies for side in body)
+    mixers = len(spec.mixer.layers) if spec.mixer else 0
+    return _NODE_BYTES * tensors + _BANK_BYTES * in_bodies + _MIXER_BYTES * mixers + _GRAPH_BYTES
 
 
 def _check_size(checkpoint: Checkpoint, smallest: Plan, max_size: int | None) -> None:

@@ -94,7 +94,15 @@ def _write_weights(source: WeightSource, plan: Plan, model: ir.Model, staging: P
             name=stored.name,
             base_dir=staging,
         )
+    _drop_metadata(model)
     ir.save(model, staging / MODEL)
+
+
+def _drop_metadata(model: ir.Model) -> None:
+    """onnxscript's notes on where a node comes from, which names say too, take a third of the graph's bytes."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            node.metadata_props.clear()
 
 
 def _check_space(needed: int, folder: Path) -> None:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from edgepress.bundle import ALIGNMENT, DATA, LIBRARY, MANIFEST, MODEL, open_bundle
 from edgepress.checkpoint import open_checkpoint
-from edgepress.compress import Packer
+from edgepress.compress import Packer, size_of
 from edgepress.errors import BundleError, EdgepressError, InputError, PlanError
 from edgepress.export import export
 from edgepress.export.data_file import DataFile
+from edgepress.formats import FORMATS
 from edgepress.layout import Stored, all_tensors
 from edgepress.onnx_walk import external_data
 from edgepress.placement import place
@@ -190,3 +191,27 @@ def test_the_cuda_provider_refuses_two_widths_in_one_expert(tmp_path: Path) -> N
     with pytest.raises(PlanError, match="layer 0"):
         export(sample_packer(replace(plan, experts=experts)), tmp_path / "bundle", provider="cuda")
     assert list(tmp_path.iterdir()) == []
+
+
+def _without_library(bundle: Path) -> int:
+    return sum(p.stat().st_size for p in bundle.iterdir() if p.suffix != ".so")
+
+
+@pytest.mark.parametrize(
+    "name", ["sample", "deepseek_v3", "gpt_oss", "granitemoehybrid", "qwen3_next", "phimoe", "llama"]
+)
+def test_a_bundle_takes_no_more_than_planned(name: str, bundle_of: Bundles) -> None:
+    model, bundle = bundle_of(name)
+    checkpoint = open_checkpoint(model)
+    assert _without_library(bundle) <= size_of(checkpoint, uniform_plan(checkpoint.spec, "16"))
+
+
+def test_a_bundle_of_many_banks_takes_no_more_than_planned(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(SAMPLE)
+    plan, names = uniform_plan(checkpoint.spec, "8"), list(FORMATS)
+    for layer, kept in plan.experts.items():
+        for e, widths in kept.items():
+            widths |= {"gate_up": names[(e + layer) % len(names)], "down": names[e * layer % len(names)]}
+    export(Packer(checkpoint, plan), tmp_path / "bundle")
+    size = size_of(checkpoint, plan)
+    assert 0.9 * size <= _without_library(tmp_path / "bundle") <= size
