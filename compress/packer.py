@@ -65,7 +65,7 @@ class Packer:
         self.config = checkpoint.config
         self.folder = checkpoint.path
         self.origin = origin(checkpoint.source)
-        self._rare: list[str] = []
+        self._rare: dict[str, None] = {}  # in their order
         self._layerwise = self._prepare_gptq(memory) if plan.quantizer == "gptq" else None
 
     @property
@@ -82,9 +82,8 @@ class Packer:
         if self.statistics is None or self.statistics.ids is None:
             raise PlanError("quantizer gptq needs a calibration; add --calibrate FILE")
         seen, tokens = self.statistics.seen, self.statistics.tokens
-        self._rare = [
-            m for m, (_, columns) in _quantized(self.spec, self.plan) if seen(m) < gptq.enough(columns, tokens)
-        ]
+        sizes = _quantized(self.spec, self.plan)
+        self._rare = dict.fromkeys(m for m, (_, columns) in sizes if seen(m) < gptq.enough(columns, tokens))
         return Layerwise(self.checkpoint, self, self.statistics.ids, memory)
 
     def emit(self, part: str, sink: Sink) -> None:
