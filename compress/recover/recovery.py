@@ -13,16 +13,18 @@ from edgepress.cache import Cache
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.apply import write_parts
 from edgepress.compress.packed import RECORD, PackedModel, open_packed
+from edgepress.compress.recover.blocks import tune_blocks
 from edgepress.compress.recover.logits import tune_logits
 from edgepress.compress.recover.student import Student
 from edgepress.compress.recover.teacher import Teacher
 from edgepress.compress.recover.work import Work
+from edgepress.compress.reference import ReferenceModel
 from edgepress.errors import EdgepressError, InputError
 from edgepress.files import sync
 from edgepress.packed import Sink
 from edgepress.progress import Track, silent
 
-STAGES = ("router", "logits")
+STAGES = ("router", "blocks", "logits")
 
 
 def recover(
@@ -75,13 +77,17 @@ def _tune(
     track: Track, memory: int | None,
 ) -> list[str]:  # fmt: skip
     student = Student(checkpoint, packed.plan)
-    teacher = Teacher(checkpoint, ids, cache, track=track, memory=memory)
     why = []
     for number, stage in enumerate(stages):
-        losses = tune_logits(work, number, stage, student, teacher, ids, track=track)
+        if stage == "blocks":
+            reference, what = ReferenceModel(checkpoint, memory=memory), "error of a layer's output"
+            losses = tune_blocks(work, number, student, reference, ids, track=track)
+        else:
+            teacher, what = Teacher(checkpoint, ids, cache, track=track, memory=memory), "divergence"
+            losses = tune_logits(work, number, stage, student, teacher, ids, track=track)
         tenth = max(1, len(losses) // 10)
         first, last = np.mean(losses[:tenth]), np.mean(losses[-tenth:])
-        why.append(f"recovery, {stage}: divergence {first:.4f} at first, {last:.4f} at last, {ids.size} tokens")
+        why.append(f"recovery, {stage}: {what} {first:.4f} at first, {last:.4f} at last, {ids.size} tokens")
     return why
 
 

@@ -46,7 +46,9 @@ class Press:
     calibration_chunks: Annotated[int, typer.Option(help="At most this many chunks of each text.")] = 16
     recover: Annotated[
         list[str] | None,
-        typer.Option(help="Train what is stored to do as the original does: none, router or logits; may be repeated."),
+        typer.Option(
+            help="Train what is stored to do as the original does: none, router, blocks or logits, one after the other."
+        ),
     ] = None
     recover_chunks: Annotated[int, typer.Option(help="Recover on at most this many chunks of each text.", min=1)] = 64
     memory: Annotated[str | None, typer.Option(help="Calibrate within about this much, such as 4GB; slower.")] = None
