@@ -21,7 +21,7 @@ def _experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weight
         token, slot = torch.where(top_k_index == expert)
         x, gate = hidden_states[token], top_k_weights[token, slot]
         output = _expert(self, expert, token, x, gate)
-        result[token] += output * gate[:, None]  # a token comes to an expert once
+        result.index_add_(0, token, (output * gate[:, None]).to(result.dtype))
     return result
 
 

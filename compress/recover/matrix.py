@@ -109,28 +109,29 @@ def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values + (values.detach().to(dtype).float() - values.detach())
 
 
-def _whole(codes: Tensor, unit: float, last: float) -> Tensor:
-    return (codes * unit).round_().clamp_(0, last)
-
-
 class _Dequantize(torch.autograd.Function):
-    """(whole codes - zeros) * scales; codes get no gradient where they lie out of their range."""
+    """(whole codes - zeros) * scales."""
 
     @staticmethod
     def forward(ctx: Any, codes: Tensor, scales: Tensor, zeros: Tensor, unit: float, last: float) -> Tensor:
-        ctx.save_for_backward(codes, scales, zeros)
-        ctx.unit, ctx.last = unit, last
-        return _whole(codes, unit, last).sub_(zeros).mul_(scales)
+        centred = _whole(codes, unit, last).sub_(zeros)
+        ctx.save_for_backward(centred.to(torch.bfloat16), scales)  # which holds whole numbers up to 256
+        ctx.unit = unit
+        return centred.mul_(scales)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        codes, scales, zeros = ctx.saved_tensors
-        unit, last = ctx.unit, ctx.last
-        of_codes, of_scales = None, None
-        if ctx.needs_input_grad[1]:
-            of_scales = _whole(codes, unit, last).sub_(zeros).mul_(grad).sum(-1, keepdim=True)
-        if ctx.needs_input_grad[0]:
-            outside = (codes * unit < -0.5) | (codes * unit > last + 0.5)
-            of_codes = (grad * scales).mul_(unit).masked_fill_(outside, 0)
-        return of_codes, of_scales, None, None, None
+        centred, scales = ctx.saved_tensors
+        of_codes, of_scales, *_ = ctx.needs_input_grad
+        return (
+            grad * (scales * ctx.unit) if of_codes else None,
+            (grad * centred).sum(-1, keepdim=True) if of_scales else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _whole(codes: Tensor, unit: float, last: float) -> Tensor:
+    return (codes.round() if unit == 1 else (codes * unit).round_()).clamp_(0, last)

@@ -31,14 +31,15 @@ class Part:
 
     Attributes:
         roles: `layers.0.q` -> its tensor, experts left out.
-        experts: (projection, expert of the bundle) -> its tensor; gate and up rows alternate.
-        biases: projection -> the biases of all experts; empty in most models.
+        experts: (projection, expert of the bundle) -> its tensor, rows as transformers orders those of gate and up.
+        biases: projection -> the biases of all experts, [expert, row]; empty in most models.
     """
 
     def __init__(self, source: WeightSource, checkpoint: Checkpoint, name: str) -> None:
         """Read a part of the packed model, and the weights that it was pressed from."""
         self.name, self._spec, self._plan = name, source.spec, source.plan
         self._checkpoint = checkpoint
+        self._order = _row_order(checkpoint)
         self._arrays = gathered(source, name)
         self.roles: dict[str, Matrix | Plain] = {}
         self.experts: dict[tuple[str, int], Matrix | Plain] = {}
@@ -80,10 +81,11 @@ class Part:
                 path = bank_path(self._spec, self._layer, projection, bank.format)
                 for index, expert in enumerate(bank.members):
                     for leaf, rows in self.experts[projection, expert].stored():
-                        sink(f"{path}.{leaf}", index * len(rows), rows)
+                        sink(f"{path}.{leaf}", index * len(rows), self._stored_rows(projection, rows))
         for stored in expert_biases(self._spec, self._plan, self._layer):
-            ((_, rows),) = self.biases[_projection(stored.name)].stored()
-            sink(stored.name, 0, rows)
+            projection = _projection(stored.name)
+            ((_, rows),) = self.biases[projection].stored()
+            sink(stored.name, 0, self._stored_rows(projection, rows.T).T)
 
     @property
     def _layer(self) -> int | None:
@@ -112,11 +114,13 @@ class Part:
             return vector_name(self._spec, role)
         return f"{module_path(self._spec, role)}.{leaf}"
 
-    def _matrix(self, arrays: list[np.ndarray | None], chosen: Format, roles: list[str]) -> Matrix:
+    def _matrix(
+        self, arrays: list[np.ndarray | None], chosen: Format, roles: list[str], projection: str = ""
+    ) -> Matrix:
         original = np.stack([self._checkpoint.tensor(role) for role in roles], axis=1)
         codes, scales, zeros = arrays
         assert codes is not None and scales is not None
-        flat = original.reshape(-1, original.shape[-1])
+        flat = self._rows(projection, original.reshape(-1, original.shape[-1]))
         return Matrix(Quantized(codes, scales, zeros), chosen, self._plan.block_size, flat)
 
     def _read_experts(self, layer: int) -> None:
@@ -126,15 +130,37 @@ class Part:
                 path = bank_path(self._spec, layer, projection, bank.format)
                 stacks = [self._arrays.get(f"{path}.{leaf}") for leaf in ("weight", "scales", "zero_points")]
                 for index, expert in enumerate(bank.members):
-                    arrays = [None if stack is None else stack[index] for stack in stacks]
+                    arrays = [None if stack is None else self._rows(projection, stack[index]) for stack in stacks]
                     if bank.format.quantized:
                         roles = [f"layers.{layer}.experts.{kept[expert]}.{part}" for part in parts]
-                        self.experts[projection, expert] = self._matrix(arrays, bank.format, roles)
+                        self.experts[projection, expert] = self._matrix(arrays, bank.format, roles, projection)
                     else:
                         assert arrays[0] is not None
                         self.experts[projection, expert] = Plain(arrays[0])
         for stored in expert_biases(self._spec, self._plan, layer):
-            self.biases[_projection(stored.name)] = Plain(self._arrays[stored.name], "vectors")
+            projection = _projection(stored.name)
+            biases = self._rows(projection, self._arrays[stored.name].T).T
+            self.biases[projection] = Plain(np.ascontiguousarray(biases), "vectors")
+
+    def _rows(self, projection: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of an expert's matrix in transformers' order, from those stored."""
+        return np.ascontiguousarray(rows[self._order]) if projection == "gate_up" and self._order is not None else rows
+
+    def _stored_rows(self, projection: str, rows: np.ndarray) -> np.ndarray:
+        """The inverse of _rows."""
+        if projection != "gate_up" or self._order is None:
+            return rows
+        stored = np.empty_like(rows)
+        stored[self._order] = rows
+        return stored
+
+
+def _row_order(checkpoint: Checkpoint) -> np.ndarray | None:
+    """Where transformers' rows of gate and up are among the stored ones, which alternate; None: in the same places."""
+    held = checkpoint.architecture.fused_with("layers.{i}.experts.{e}.gate")
+    if not held or not checkpoint.spec.experts or held[0].interleaved:
+        return None
+    return np.arange(2 * checkpoint.spec.experts.intermediate).reshape(-1, 2).T.ravel()
 
 
 def gathered(source: WeightSource, part: str) -> dict[str, np.ndarray]:

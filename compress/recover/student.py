@@ -72,19 +72,17 @@ class Student(ReferenceModel):
                 shape = shapes[name].shape
                 weights[name] = tensor().reshape(-1, *shape[1:])
             elif name not in weights:
-                block = _joined(held[0], [part.roles[r.format(i=i)]() for r in held[0].roles])
-                weights[name] = block.T if held[0].transposed else block
+                weights[name] = _joined(held[0], [part.roles[r.format(i=i)]() for r in held[0].roles])
         for projection, biases in part.biases.items():
             role = f"layers.{i}.experts.0.{FIRST[projection]}_bias"
-            weights[self.local_name(role)] = _joined(self._fused(role), biases().T).T
+            weights[self.local_name(role)] = biases()
         return weights
 
     def _part_expert(self, part: Part, name: str, expert: int) -> Tensor:
         """One expert's part of transformers' parameter `name`."""
         projection = name.removesuffix("_proj")
-        fused = self._fused(f"{part.name}.experts.0.{FIRST[projection]}")
-        weight = _joined(fused, part.experts[projection, expert]())
-        return weight.T if fused.transposed else weight
+        weight = part.experts[projection, expert]()
+        return weight.T if self._fused(f"{part.name}.experts.0.{FIRST[projection]}").transposed else weight
 
     def _fused(self, role: str) -> Fused:
         held = self.checkpoint.architecture.fused_with(split_role(role)[2])
@@ -92,14 +90,10 @@ class Student(ReferenceModel):
         return held[0]
 
 
-def _joined(fused: Fused, rows: Tensor | list[Tensor]) -> Tensor:
-    """What `fused` calls its tensor's rows, from those of its roles, or from alternating ones."""
-    count = len(fused.roles)
-    if not isinstance(rows, list):
-        if fused.interleaved or count == 1:
-            return rows
-        rows = [rows[n::count] for n in range(count)]
-    return torch.stack(rows, 1).flatten(0, 1) if fused.interleaved else torch.cat(rows)
+def _joined(fused: Fused, parts: list[Tensor]) -> Tensor:
+    """What holds several roles: the inverse of Fused.part."""
+    block = torch.stack(parts, 1).flatten(0, 1) if fused.interleaved else torch.cat(parts)
+    return block.T if fused.transposed else block
 
 
 def _count_experts(layer: nn.Module, count: int, kept: int) -> None:

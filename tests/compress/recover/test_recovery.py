@@ -74,15 +74,17 @@ def interrupted_at(where: str, count: int) -> Track:
     return track
 
 
-@pytest.mark.parametrize(("bits", "pruned"), [(4, 0), (4, 4)])
-def test_it_comes_closer_to_the_original_on_other_text(bits: float, pruned: int, cache: Cache, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pruned", "stages"), [(0, ["logits"]), (4, ["logits"]), (4, ["blocks"])])
+def test_it_comes_closer_to_the_original_on_other_text(
+    pruned: int, stages: list[str], cache: Cache, tmp_path: Path
+) -> None:
     checkpoint = open_checkpoint(SAMPLE)
-    packed = pressed(checkpoint, tmp_path / "packed", bits=bits, pruned=pruned)
+    packed = pressed(checkpoint, tmp_path / "packed", pruned=pruned)
     seen, unseen = text_ids("calibration", 8), text_ids("eval", 1)
-    tuned = recover(packed, checkpoint, seen, ["logits"], tmp_path / "tuned", cache)
+    tuned = recover(packed, checkpoint, seen, stages, tmp_path / "tuned", cache)
     before, after = (divergence(p, checkpoint, cache, unseen) for p in (packed, tuned))
     assert after < 0.9 * before
-    assert "recovery, logits" in tuned.plan.why[-1]
+    assert f"recovery, {stages[0]}" in tuned.plan.why[-1]
 
 
 def test_routers_alone(cache: Cache, tmp_path: Path) -> None:
@@ -95,22 +97,22 @@ def test_routers_alone(cache: Cache, tmp_path: Path) -> None:
     assert changed == {f"model.layers.{i}.mlp.gate.weight" for i in range(packed.spec.layers)}
 
 
-@pytest.mark.parametrize("stages", [["logits"]])
 @pytest.mark.parametrize(
     ("model_type", "bits", "pruned"), [("qwen3_moe", 8.2, 2), ("qwen2_moe", 4, 2), ("llama", 4, 0), ("gpt_oss", 16, 2)]
 )
 def test_plan_formats_and_shapes_stay(
-    model_type: str, bits: float, pruned: int, stages: list[str], tiny: Tiny, cache: Cache, tmp_path: Path
+    model_type: str, bits: float, pruned: int, tiny: Tiny, cache: Cache, tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(tiny(model_type))
     packed = pressed(checkpoint, tmp_path / "packed", bits=bits, pruned=pruned)
-    tuned = recover(packed, checkpoint, random_ids(checkpoint), stages, tmp_path / "tuned", cache)
+    ids = random_ids(checkpoint)
+    tuned = recover(packed, checkpoint, ids, ["blocks", "logits"], tmp_path / "tuned", cache)
     assert tuned.plan.digest() == packed.plan.digest()
     before, after = stored(packed), stored(tuned)
     assert {n: (t.shape, t.dtype) for n, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
     assert sum(not np.array_equal(before[name].view(np.uint8), after[name].view(np.uint8)) for name in before) >= 4
-    ids = random_ids(checkpoint, 8, seed=1)
-    assert divergence(tuned, checkpoint, cache, ids) < divergence(packed, checkpoint, cache, ids)
+    unseen = random_ids(checkpoint, 8, seed=1)
+    assert divergence(tuned, checkpoint, cache, unseen) < divergence(packed, checkpoint, cache, unseen)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "packed", tmp_path / "tuned"]
 
 
@@ -127,7 +129,7 @@ def test_the_bundle_computes_what_was_trained(tiny: Tiny, cache: Cache, tmp_path
     assert near.mean() >= 0.95  # the rest: two experts were as good as equal
 
 
-@pytest.mark.parametrize(("where", "count"), [("asking", 1), ("logits", 13), ("pressing", 2)])
+@pytest.mark.parametrize(("where", "count"), [("asking", 1), ("blocks", 1), ("logits", 13), ("pressing", 2)])
 def test_interrupted_and_resumed_it_ends_the_same(
     where: str, count: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +138,7 @@ def test_interrupted_and_resumed_it_ends_the_same(
     packed, ids = pressed(checkpoint, tmp_path / "packed"), random_ids(checkpoint, 18)
     for folder, tracks in (("whole", [silent]), ("resumed", [interrupted_at(where, count), silent])):
         for track in tracks:
-            cache, stages = Cache(tmp_path / f"{folder}-cache"), ["router", "logits"]
+            cache, stages = Cache(tmp_path / f"{folder}-cache"), ["router", "blocks", "logits"]
             try:
                 recover(packed, checkpoint, ids, stages, tmp_path / folder, cache, track=track)
             except KeyboardInterrupt:
