@@ -31,8 +31,9 @@ def test_json_says_the_same(tmp_path: Path) -> None:
 
 
 def test_how_experts_are_chosen_is_moot_where_all_stay(tmp_path: Path) -> None:
-    found = cells(tmp_path, 'keep_experts = [1.0, 0.5]\nprune = ["reap", "msan"]')
-    assert list(found) == ["keep_experts-1.0", "keep_experts-0.5-prune-reap", "keep_experts-0.5-prune-msan"]
+    found = cells(tmp_path, 'keep_experts = [1.0, 0.5, "auto"]\nprune = ["reap", "msan"]')
+    assert list(found) == ["keep_experts-1.0", "keep_experts-0.5-prune-reap", "keep_experts-0.5-prune-msan",
+                           "keep_experts-auto-prune-reap", "keep_experts-auto-prune-msan"]  # fmt: skip
     assert found["keep_experts-1.0"] == ["--keep-experts", "1.0"]
 
 
@@ -48,6 +49,13 @@ def test_several_lists_of_it_are_tried_one_by_one(tmp_path: Path) -> None:
     assert {name: arguments.count("--calibrate") for name, arguments in found.items()} == {
         "calibrate-a+b": 2, "calibrate-a": 1, "calibrate-c": 1
     }  # fmt: skip
+
+
+def test_other_options_that_may_be_repeated_have_single_values_and_lists(tmp_path: Path) -> None:
+    found = cells(tmp_path, 'recover = ["none", "router", ["router", "logits"]]')
+    assert list(found.values()) == [["--recover", "none"], ["--recover", "router"],
+                                    ["--recover", "router", "--recover", "logits"]]  # fmt: skip
+    assert list(found) == ["recover-none", "recover-router", "recover-router+logits"]
 
 
 def test_paths_are_relative_to_the_grid_unless_whole(tmp_path: Path) -> None:

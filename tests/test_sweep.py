@@ -181,6 +181,12 @@ def test_a_bundle_as_reference_is_refused(sweep: Sweep, tmp_path: Path, faked: l
     assert "give the original model" in err
 
 
+def test_an_embedding_model_is_refused(sweep: Sweep, tiny: Callable[[str], Path]) -> None:
+    status, _, err = sweep("bits = 4", "--reference", tiny("bert"))
+    assert status == 1
+    assert "gives embeddings" in err
+
+
 def test_a_grid_that_makes_no_sense_is_refused_before_any_work(sweep: Sweep, tmp_path: Path, faked: list[Job]) -> None:
     status, _, err = sweep("bitz = 4")
     assert (status, faked) == (1, [])

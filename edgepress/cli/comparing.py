@@ -176,6 +176,8 @@ def open_reference(reference: str, threads: int | None, verify: bool, track: Tra
             f"a model as reference needs {missing.name}; pip install edgepress[compress], or give a bundle as reference"
         ) from None
     checkpoint = open_checkpoint(reference)
+    if checkpoint.spec.encoder:
+        raise InputError(f"{reference} gives embeddings; compare them with bundles that do, without --sweep")
     config = [checkpoint.source / "config.json"] if checkpoint.source.is_dir() else []
     files = [*config, *set(checkpoint.files.values())]
     model = str(checkpoint.source.resolve())

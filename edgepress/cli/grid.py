@@ -4,7 +4,8 @@
     keep_experts = [1.0, 0.75]
     prune = ["reap", "msan"]      tried only where experts go
     quantizer = "kquant"          one value holds for all
-    calibrate = ["a.txt"]         an option that may be repeated takes a list; several lists are tried one by one
+    calibrate = ["a.txt"]         texts that belong together; several such lists are tried one by one
+    recover = ["none", ["router", "logits"]]    options that may be repeated take lists among their values
 
 Paths are relative to the grid's folder.
 """
@@ -82,9 +83,9 @@ def _values(value: Any, hint: Any, where: str, folder: Path) -> list[Any]:
     kinds = {get_origin(kind) or kind for kind in (get_args(hint) or (hint,))}
     of_paths = Path in kinds or any(Path in get_args(kind) for kind in get_args(hint))
     repeated = list in kinds
-    several = isinstance(value, list) and (not repeated or any(isinstance(one, list) for one in value))
-    tried = value if several else [value]
-    lists = [one if isinstance(one, list) else [one] for one in tried] if repeated else [[one] for one in tried]
+    together = repeated and of_paths and not (isinstance(value, list) and any(isinstance(one, list) for one in value))
+    tried = value if isinstance(value, list) and not together else [value]
+    lists = [one if repeated and isinstance(one, list) else [one] for one in tried]
     if not tried or not all(lists) or not all(isinstance(v, str | int | float) for one in lists for v in one):
         raise InputError(f"{where} is {str(value)[:60]}; give a value, or a list of values to try")
     if of_paths:
@@ -94,7 +95,8 @@ def _values(value: Any, hint: Any, where: str, folder: Path) -> list[Any]:
 
 def _without_moot(options: dict[str, Any]) -> dict[str, Any]:
     """Where all experts stay, it makes no difference which would go."""
-    return {k: v for k, v in options.items() if k != "prune" or options.get("keep_experts", 1) != 1}
+    all_stay = str(options.get("keep_experts", 1)) in ("1", "1.0")
+    return {k: v for k, v in options.items() if k != "prune" or not all_stay}
 
 
 def _named(cells: list[dict[str, Any]], varied: list[str]) -> dict[str, dict[str, Any]]:
