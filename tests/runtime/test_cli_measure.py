@@ -149,7 +149,7 @@ def test_a_reference_with_another_tokenizer_is_refused(
     edgepress: Edgepress, tiny_bundle: Path, tmp_path: Path, text: Path
 ) -> None:
     other = write_bundle(tmp_path / "other")
-    (other / TOKENIZER).write_text((other / TOKENIZER).read_text() + "\n")
+    (other / TOKENIZER).write_text((other / TOKENIZER).read_text().replace("<eos>", "<end>"))
     write_manifest(other)
     status, _, err = edgepress("compare", tiny_bundle, "--reference", other, "--text", text)
     assert status == 1
