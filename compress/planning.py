@@ -115,11 +115,11 @@ def make_plan(
     predict = Prediction()
     if fisher and measure:
         widths = [width for width in dict.fromkeys((narrowest, *_MEASURED)) if width in formats]
-        predict = _anchored([uniform(width) for width in widths], units, measure)
+        predict = _anchored([uniform(width) for width in widths], uniform(F16.name) if keep else None, units, measure)
     absent = None
     if fisher and may_drop is not None:
         absent = {layer: {e: float(fisher.dropped[layer][e]) for e in ids} for layer, ids in may_drop.items()}
-    elif fisher and keep is not None:
+    elif fisher and keep is not None and measure is None:
         lost = sum(np.delete(fisher.dropped[layer], smallest.kept(layer)).sum() for layer in smallest.experts)
         predict = replace(predict, lost=float(lost))
     share = "expert" if uniform_experts else share
@@ -156,10 +156,16 @@ def _check_goal(goal: _Goal, drops: bool) -> None:
         raise PlanError(f"a KL divergence of {goal.max_kl:g} is no budget; give one above 0, such as 0.01")
 
 
-def _anchored(plans: list[Plan], units: list[Unit], measure: Callable[[list[Plan]], list[float]]) -> Prediction:
-    """The prediction that is right for these plans."""
+def _anchored(
+    plans: list[Plan], pruned: Plan | None, units: list[Unit], measure: Callable[[list[Plan]], list[float]]
+) -> Prediction:
+    """The prediction that is right for these plans, whose experts are those of `pruned`, at 16 bits."""
     costs = [sum(_option(unit, plan).cost for unit in units) for plan in plans]
-    return fit(list(zip(costs, measure(plans), strict=True)))
+    if pruned is None:
+        return fit(list(zip(costs, measure(plans), strict=True)))
+    *found, lost = measure([*plans, pruned])
+    predict = fit([(cost, kl - lost) for cost, kl in zip(costs, found, strict=True)])
+    return replace(predict, lost=lost / predict.slope)
 
 
 def _option(unit: Unit, plan: Plan) -> Option:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.merged import merged
 from edgepress.compress.quantizers import dequantize
 from edgepress.compress.reference import ReferenceModel
 from edgepress.compress.sensitivity import by_rows
@@ -17,7 +18,7 @@ from edgepress.roles import split_role
 
 
 class Rounded(Checkpoint):
-    """A checkpoint whose matrices are those that a plan's formats leave; experts that it drops stay as they are."""
+    """A checkpoint whose matrices are those that a plan's formats leave."""
 
     def __init__(self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None) -> None:
         self.__dict__.update(checkpoint.__dict__)
@@ -47,9 +48,12 @@ def divergences(
     checkpoint: Checkpoint, plans: Sequence[Plan], ids: np.ndarray, *, statistics: Statistics | None = None,
     memory: int | None = None, track: Track = silent,
 ) -> list[float]:  # fmt: skip
-    """The mean KL divergence in nats that each plan's formats cause in the second halves of chunks (int64 [n, S])."""
-    views = [checkpoint, *(Rounded(checkpoint, plan, statistics) for plan in plans)]
-    models = [ReferenceModel(view, memory=memory, track=track) for view in views]
+    """The mean KL divergence in nats that each plan causes in the second halves of chunks (int64 [n, S])."""
+    models = [ReferenceModel(checkpoint, memory=memory, track=track)]
+    for plan in plans:
+        view = Rounded(merged(checkpoint, plan.merged), plan, statistics)
+        kept = {layer: plan.kept(layer) for layer in plan.experts}
+        models.append(ReferenceModel(view, memory=memory, track=track, kept=kept))
     half = ids.shape[1] // 2
     sums = np.zeros(len(plans))
     for logits in zip(*(model.logits(ids) for model in models), strict=True):

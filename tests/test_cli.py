@@ -270,6 +270,21 @@ def test_compress_to_half_the_experts(criterion: str, edgepress: Edgepress) -> N
     assert any("two halves of the calibration agree" in reason for reason in document["why"]) == (criterion == "ream")
 
 
+def test_domains_show_what_a_plan_takes(edgepress: Edgepress) -> None:
+    pressed = edgepress("compress", SAMPLE, "-o", "packed", "--keep-experts", 0.5, "--prune", "aimer")
+    assert pressed.returncode == 0, pressed.stderr
+    texts = ["--text", TEXT, "--text", TEXT.with_name("novel.txt"), "--chunks", 1]
+    result = edgepress("domains", SAMPLE, *texts, "--plan", "packed", "--json")
+    assert result.returncode == 0, result.stderr
+    code, novel = json.loads(result.stdout)
+    assert (code["name"], novel["name"]) == ("code", "novel")
+    assert code["dropped"] > 0.1
+    assert code["mean_kl"] > 0.01
+    shown = edgepress("domains", SAMPLE, *texts)
+    assert "experts for 90%" in shown.stdout
+    assert_one_line_error(edgepress("domains", SAMPLE, "--text", TEXT, "--text", TEXT), "one name")
+
+
 def test_a_share_of_experts_that_is_no_number_is_bad_usage(edgepress: Edgepress) -> None:
     result = edgepress("compress", SAMPLE, "-o", "packed", "--keep-experts", "many")
     assert result.returncode == 2

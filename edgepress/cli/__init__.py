@@ -28,9 +28,9 @@ INTERRUPTED = "interrupted; run the same command again to resume where it can"
 
 @cache
 def _register() -> None:
-    from edgepress.cli import comparing, demo, devices, inspecting, measure, press, run
+    from edgepress.cli import comparing, demo, devices, domains, inspecting, measure, press, run
 
-    for module in (demo, inspecting, devices, press, run, measure, comparing):
+    for module in (demo, inspecting, devices, domains, press, run, measure, comparing):
         module.register(app)
 
 

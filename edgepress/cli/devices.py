@@ -34,7 +34,7 @@ def list_devices(json: Json = False) -> None:
     for p in profiles:
         measured = p.bandwidth or p.moe_bandwidth
         table.add_row(p.name, _memory(p), _gb(p.peak_bandwidth), _gb(measured), _gb(p.storage), _text(p.processor))
-    _print_table(table)
+    print_table(table)
 
 
 @devices.command()
@@ -105,10 +105,10 @@ def _print_profile(profile: Profile, as_json: bool) -> None:
         elif fact is None:
             table.add_row(name, "unknown")
     typer.echo(f"{profile.name}: {profile.title}, provider {profile.provider}")
-    _print_table(table)
+    print_table(table)
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
 
 

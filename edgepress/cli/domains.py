@@ -1,0 +1,65 @@
+"""`domains`: which experts the texts of a domain use, and what a plan takes from each."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgepress.cli.common import Json, print_json, tracker
+from edgepress.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(domains)
+
+
+def domains(
+    model: Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or a hub id.", show_default=False)],
+    text: Annotated[list[Path], typer.Option(help="A text of one domain; may be repeated.", show_default=False)],
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan (JSON), or a packed folder: what it takes from each text.")
+    ] = None,
+    chunks: Annotated[int, typer.Option(min=1, help="At most this many chunks of each text.")] = 8,
+    memory: Annotated[str | None, typer.Option(help="Stay within about this much, such as 4GB; slower.")] = None,
+    json: Json = False,
+) -> None:
+    """Show which experts each text uses, layer by layer, and what a plan made for one text costs the others."""
+    from edgepress.checkpoint import open_checkpoint
+    from edgepress.compress.domains import domains as compare
+    from edgepress.plan import load_plan
+    from edgepress.texts import calibration_ids
+    from edgepress.units import parse_size
+
+    names = [path.stem for path in text]
+    if len(set(names)) < len(names):
+        raise InputError("two texts have one name; rename a file")
+    checkpoint = open_checkpoint(model)
+    made = None if plan is None else load_plan(plan / "plan.json" if plan.is_dir() else plan, checkpoint.spec)
+    tokenizer, context = checkpoint.path / "tokenizer.json", min(512, checkpoint.spec.context)
+    ids = {path.stem: calibration_ids(tokenizer, [path], context, chunks) for path in text}
+    with tracker() as track:
+        found = compare(checkpoint, ids, made, memory=parse_size(memory) if memory else None, track=track)
+    if json:
+        print_json([domain.to_dict() for domain in found])
+    else:
+        _print(found)
+
+
+def _print(found: list[Any]) -> None:
+    from rich.table import Table
+
+    from edgepress.cli.devices import print_table
+
+    table = Table("text", "experts for 90%, by layer", box=None)
+    if planned := found[0].dropped is not None:
+        table.add_column("routed to dropped", justify="right")
+        table.add_column("mean KL", justify="right")
+    for domain in found:
+        row = [domain.name, " ".join(map(str, domain.needed.values()))]
+        table.add_row(*row, *([f"{domain.dropped:.1%}", f"{domain.mean_kl:.3g}"] if planned else []))
+    print_table(table)
+    layer = max(found[0].share, key=lambda i: max(found[0].share[i]))
+    for domain in found:
+        share = domain.share[layer]
+        best = sorted(range(len(share)), key=lambda e: -share[e])[:4]
+        typer.echo(f"layer {layer}, {domain.name}: {', '.join(f'expert {e} {share[e]:.0%}' for e in best)}")
