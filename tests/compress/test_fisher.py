@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 from edgepress.checkpoint import open_checkpoint
 from edgepress.compress.fisher import Fisher, fisher_of, load_fisher, measure_fisher
 from edgepress.compress.reference import ReferenceModel
+from edgepress.plan import matrix_roles
+from tests.tiny import OF_TYPE
 
 Tiny = Callable[[str], Path]
 IDS = np.random.default_rng(0).integers(0, 8192, (2, 40))
@@ -58,6 +60,21 @@ def test_gradients_are_those_of_the_whole_model(model_type: str, tiny: Tiny) -> 
     for role, expected in squares.items():
         got = fisher.output[role] / (scale**2 if role == "embedding" else 1)
         assert np.abs(got - expected.numpy() / IDS.size).max() < 1e-3 * got.max()
+
+
+@pytest.mark.parametrize("model_type", OF_TYPE)
+def test_every_matrix_of_every_family_is_measured(model_type: str, tiny: Tiny) -> None:
+    checkpoint = open_checkpoint(tiny(model_type))
+    spec, fisher = checkpoint.spec, measure_fisher(checkpoint, IDS)
+    for role, shape in matrix_roles(spec):
+        values = fisher.output[role]
+        assert values.shape == ((spec.hidden_size if role == "embedding" else shape[0]),)
+        assert np.isfinite(values).all()
+        assert values.max() > 0, role
+    for layer in spec.expert_layers:
+        for values in (fisher.output[f"layers.{layer}.experts.down"], fisher.dropped[layer]):
+            assert np.isfinite(values).all()
+            assert values.max() > 0
 
 
 def divergence(folder: Path, name: str, noise: torch.Tensor, ids: np.ndarray) -> float:
