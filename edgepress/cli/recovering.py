@@ -7,14 +7,14 @@ from typing import Any
 from edgepress.architecture import ModelSpec
 from edgepress.cache import Cache, default_cache
 from edgepress.cli.pressing import Press, memory_of, text_ids
-from edgepress.compress import apply, open_packed
-from edgepress.compress.recover import check_stages, recover
 from edgepress.errors import InputError
 from edgepress.progress import Track
 
 
 def check_recovery(spec: ModelSpec, press: Press) -> None:
     """Refuse, before the long work, a recovery that cannot be."""
+    from edgepress.compress.recover import check_stages
+
     if not press.calibrate:
         raise InputError("--recover needs text to learn from; add --calibrate FILE")
     check_stages(press.stages, spec)
@@ -24,6 +24,9 @@ def recovered(
     checkpoint: Any, press: Press, plan: Any, statistics: Any, folder: Path | None, track: Track, cache: Path
 ) -> Any:
     """The PackedModel of a checkpoint in a folder, None: one in the cache; the stages of the options have tuned it."""
+    from edgepress.compress import apply, open_packed
+    from edgepress.compress.recover import recover
+
     facts = [plan.digest(), statistics and statistics.digest(), press.stages, press.recover_chunks]
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]  # other commands may share the cache
     folder = folder or cache / f"recovered-{key}"
