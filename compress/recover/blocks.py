@@ -16,7 +16,7 @@ from edgepress.compress.recover.work import Work
 from edgepress.compress.reference import ReferenceModel
 from edgepress.progress import Track
 
-RATES = {"codes": 3e-3, "scales": 1e-3, "vectors": 1e-3}
+RATES = {"codes": 7.5e-3, "scales": 2.5e-3, "vectors": 2.5e-3}
 
 
 def tune_blocks(
