@@ -51,6 +51,7 @@ class Layerwise:
         with ExitStack() as held:
             if part != "embedding":
                 self._layer = held.enter_context(self._observed(part))
+            held.enter_context(_single_threaded())
             yield
         self._layer = None
 
@@ -94,6 +95,17 @@ class Layerwise:
             for _ in self._original.visit(self._states):
                 pass
             yield layer
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """While all cores press matrices: threads of torch's own would take 17 times as long, waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Layer:

@@ -12,7 +12,6 @@ the matrix's own order, 0.01538 when a block's columns count alike for its scale
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack
 
 from edgepress.compress.quantizers import native
 from edgepress.compress.quantizers.codec import Quantized, check_fits, pack, reciprocal, unpack
@@ -42,16 +41,16 @@ def enough(columns: int, tokens: int) -> int:
 
 def inputs(hessian: np.ndarray, block_size: int) -> Inputs:
     """Inputs from the sum of x x^T, [columns, columns]; blocks that matter most are rounded first."""
+    import torch  # slow to import; unlike numpy's, its threads can be told not to multiply those that call it
+
     diagonal = hessian.diagonal().astype(np.float64)
     order = _order(diagonal, block_size)
-    damped = hessian[np.ix_(order, order)].astype(np.float64)
-    damped[np.diag_indices_from(damped)] += _DAMPING * diagonal.mean() or 1.0
+    damped = torch.from_numpy(hessian[np.ix_(order, order)].astype(np.float64))
+    damped.diagonal().add_(_DAMPING * diagonal.mean() or 1.0)
     # With rows and columns reversed, a lower factor L L^T of H is an upper one R R^T; U is its inverse.
-    lower, failed = lapack.dpotrf(damped[::-1, ::-1], lower=True, overwrite_a=True)
-    assert not failed, failed
-    upper, failed = lapack.dtrtri(lower, lower=True, overwrite_c=True)
-    assert not failed, failed
-    return Inputs(order, np.triu(upper[::-1, ::-1]).astype(np.float32))
+    lower = torch.linalg.cholesky(damped.flip(0, 1))
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(order), dtype=torch.float64), upper=False)
+    return Inputs(order, inverse.flip(0, 1).float().numpy())
 
 
 def _order(diagonal: np.ndarray, block_size: int) -> np.ndarray:
@@ -69,6 +68,8 @@ def quantize(
     """
     if not isinstance(importance, Inputs):
         return native.kquant(weights, chosen, block_size, importance)
+    import torch
+
     rows, columns = weights.shape
     check_fits(columns, chosen, block_size)
     order, upper = importance.order, importance.upper
@@ -82,7 +83,8 @@ def quantize(
         scale, zero = _grid(left[start:stop], triangle.diagonal(), chosen)
         scales[:, block], zeros[:, block] = scale, zero
         errors = _round(left[start:stop], triangle, scale.astype(np.float32), zero, chosen, codes[start:stop])
-        left[stop:] -= upper[start:stop, stop:].T @ errors
+        later = torch.from_numpy(upper[start:stop, stop:]).T
+        torch.from_numpy(left[stop:]).addmm_(later, torch.from_numpy(errors), alpha=-1)
     in_place = np.empty_like(codes)
     in_place[order] = codes
     packed = pack(np.ascontiguousarray(in_place.T), chosen.bits)
