@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepress.compress.quantizers import native
-from edgepress.compress.quantizers.codec import Quantized, check_fits, pack, reciprocal, unpack
+from edgepress.compress.quantizers.codec import Quantized, check_fits, pack, pack_codes, reciprocal, unpack
 from edgepress.formats import Format
 
 _DAMPING = 0.01
@@ -87,8 +87,8 @@ def quantize(
         torch.from_numpy(left[stop:]).addmm_(later, torch.from_numpy(errors), alpha=-1)
     in_place = np.empty_like(codes)
     in_place[order] = codes
-    packed = pack(np.ascontiguousarray(in_place.T), chosen.bits)
-    return Quantized(packed, scales, pack(zeros, chosen.bits) if chosen.asymmetric else None)
+    packed = pack_codes(np.ascontiguousarray(in_place.T), chosen)
+    return Quantized(packed, scales, pack(zeros, chosen.zero_point_bits) if chosen.asymmetric else None)
 
 
 def _grid(block: np.ndarray, diagonal: np.ndarray, chosen: Format) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +96,7 @@ def _grid(block: np.ndarray, diagonal: np.ndarray, chosen: Format) -> tuple[np.n
     found = native.kquant(np.ascontiguousarray(block.T), chosen, len(block), diagonal**-2)
     if found.zero_points is None:
         return found.scales[:, 0], np.full(block.shape[1], 1 << chosen.bits - 1, np.uint8)
-    return found.scales[:, 0], unpack(found.zero_points, chosen.bits, 1)[:, 0]
+    return found.scales[:, 0], unpack(found.zero_points, chosen.zero_point_bits, 1)[:, 0]
 
 
 def _round(

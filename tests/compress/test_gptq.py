@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgepress.compress.quantizers import QUANTIZERS, REFERENCES, Quantized, dequantize, gptq
-from edgepress.compress.quantizers.codec import unpack
+from edgepress.compress.quantizers.codec import unpack, unpack_codes
 from edgepress.formats import FORMATS, Format
 from tests.compress.test_quantizers import WIDTHS, matrix
 
@@ -40,7 +40,7 @@ def eliminated(weights: np.ndarray, hessian: np.ndarray, order: np.ndarray, chos
         scale, number = found.scales[:, 0].astype(np.float64), block[0] // BLOCK
         scales[:, number] = found.scales[:, 0]
         if found.zero_points is not None:
-            zeros[:, number] = unpack(found.zero_points, chosen.bits, 1)[:, 0]
+            zeros[:, number] = unpack(found.zero_points, chosen.zero_point_bits, 1)[:, 0]
         zero = zeros[:, number].astype(np.float64)
         for j in block:
             code = np.clip(np.rint(left[:, j] / np.where(scale, scale, 1)) + zero, 0, (1 << chosen.bits) - 1)
@@ -65,7 +65,7 @@ def test_gptq_is_elimination_column_by_column(chosen: Format) -> None:
     known = gptq.inputs(x.T @ x, BLOCK)
     got = QUANTIZERS["gptq"](weights, chosen, BLOCK, known)
     want = eliminated(weights, x.T @ x, known.order, chosen)
-    same = (unpack(got.codes, chosen.bits, 128) == want.codes).all(axis=1) & (got.scales == want.scales).all(axis=1)
+    same = (unpack_codes(got.codes, chosen, 128) == want.codes).all(axis=1) & (got.scales == want.scales).all(axis=1)
     assert same.mean() >= 0.9  # where two codes are as good as equal, float32 may take the other
 
 
