@@ -20,7 +20,7 @@ from edgepress.layout import parts as part_names
 from edgepress.progress import Track
 
 RATES = {
-    "router": {"router": 1e-3},
+    "router": {"router": 1e-2},
     "logits": {"codes": 3e-3, "scales": 1e-3, "vectors": 1e-3, "router": 1e-3},
 }
 _SAVE = 60.0  # seconds between saved states
