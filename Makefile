@@ -21,7 +21,7 @@ fuzz: $(READY)
 	$(BIN)/cmake --build build/tests/$(PRESET) --target $(PROGRAM)
 	build/tests/$(PRESET)/$(PROGRAM) $(if $(LIBFUZZER),-max_total_time=$(SECONDS),1000000000 $(SECONDS) $(SEED))
 
-.PHONY: setup demo test lint types bench fuzz clean
+.PHONY: setup demo test lint types bench quality fuzz clean
 setup: $(READY)
 
 demo: $(READY)
@@ -31,6 +31,13 @@ demo: $(READY)
 bench: $(READY) $(LLAMA_BIN)/llama-bench
 	LLAMA_BIN=$(LLAMA_BIN) $(BIN)/python -m benchmarks
 
+# Divergence at equal bytes, beside llama.cpp's types with an importance matrix, on the sample model: half an hour.
+quality: $(READY) $(LLAMA_BIN)/llama-bench
+	mkdir -p build/quality && cat samples/texts/eval/*.txt > build/quality/eval.txt
+	LLAMA_BIN=$(LLAMA_BIN) $(BIN)/python -m benchmarks.quality samples/tiny-qwen3-moe --text build/quality/eval.txt \
+		$(foreach text,$(wildcard samples/texts/calibration/*.txt),--calibrate $(text)) --chunks 60 \
+		--recipe "kquant: --quantizer kquant" --output build/quality
+
 # llama.cpp comes inside the source package of llama-cpp-python, and is built for this machine.
 build/llama.cpp/bin/llama-bench: | $(READY)
 	$(BIN)/pip download -q -c constraints.txt --no-deps --no-build-isolation --no-binary :all: -d build llama-cpp-python==0.3.36
@@ -38,7 +45,7 @@ build/llama.cpp/bin/llama-bench: | $(READY)
 	$(BIN)/cmake -S build/llama-cpp-python/vendor/llama.cpp -B build/llama.cpp -G Ninja \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
 		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_MTMD=OFF -DLLAMA_CURL=OFF
-	$(BIN)/cmake --build build/llama.cpp --target llama-bench llama-quantize
+	$(BIN)/cmake --build build/llama.cpp --target llama-bench llama-quantize llama-imatrix llama-perplexity
 
 test: lint types
 	$(BIN)/pytest
