@@ -92,7 +92,7 @@ def test_pressed_and_pruned_natively_and_portably(
     name: str, pruned: Callable[[str], tuple[Checkpoint, Kept]], tmp_path: Path
 ) -> None:
     checkpoint, kept = pruned(name)
-    plan = make_plan(checkpoint, bits=6, keep=kept)
+    plan = make_plan(checkpoint, bits=5.5, keep=kept)
     export(Packer(checkpoint, plan), tmp_path / "bundle")
     ids = tokens((2, 48))
     native, plain = (Session(tmp_path / "bundle", native=native).logits(ids) for native in (True, False))
