@@ -151,7 +151,7 @@ class TestFullDisk:
 
         return run
 
-    @pytest.mark.parametrize("size", ["200k", "1500k", "1900k"])
+    @pytest.mark.parametrize("size", ["200k", "1500k", "1550k"])
     def test_of_export(self, full: Full, pressed: Pressed, folder: Path, tmp_path: Path, size: str) -> None:
         result, left = full(press("export", folder, "output"), size)
         assert_one_line_error(result, ["choose another"])
