@@ -16,7 +16,7 @@ from edgepress.checkpoint import Checkpoint
 from edgepress.compress.apply import source_fingerprint
 from edgepress.compress.reference import ReferenceModel
 from edgepress.compress.statistics import Statistics, load_statistics
-from edgepress.plan import fingerprint, matrix_roles
+from edgepress.plan import fingerprint
 from edgepress.progress import Track, silent
 
 
@@ -57,15 +57,13 @@ def calibrate(
 
 def _observe_layer(model: ReferenceModel, i: int, states: np.ndarray, statistics: Statistics) -> None:
     recorder = _Recorder(statistics, i)
-    with model.layer(i) as layer, ExitStack() as hooks:
-        for role, _ in matrix_roles(model.spec):
-            if role.startswith(f"layers.{i}."):
-                linear = layer.get_submodule(model.local_name(role).removesuffix(".weight"))
-                hooks.callback(linear.register_forward_pre_hook(recorder.linear(role)).remove)
+    with model.layer(i), ExitStack() as hooks:
+        for role, linear in model.linears(i):
+            hooks.callback(linear.register_forward_pre_hook(recorder.linear(role)).remove)
         if model.spec.has_experts(i):
             assert model.spec.experts
             statistics.add_layer(i, model.spec.experts.count)
-            hooks.enter_context(_observed_experts(layer, model.local_name(f"layers.{i}.experts.0.down"), recorder))
+            hooks.enter_context(_observed_experts(model.experts(i), recorder))
         model.advance(states[::2])
         if model.spec.has_experts(i):
             statistics.note_even(i)
@@ -74,8 +72,7 @@ def _observe_layer(model: ReferenceModel, i: int, states: np.ndarray, statistics
 
 
 @contextmanager
-def _observed_experts(layer: nn.Module, parameter: str, recorder: "_Recorder") -> Iterator[None]:
-    experts: Any = layer.get_submodule(parameter.rsplit(".", 1)[0])
+def _observed_experts(experts: Any, recorder: "_Recorder") -> Iterator[None]:
     experts.observer = recorder.expert
     yield
     del experts.observer

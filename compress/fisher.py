@@ -22,7 +22,6 @@ from edgepress.architecture import Experts
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.calibrate import key_of
 from edgepress.compress.reference import ReferenceModel
-from edgepress.plan import matrix_roles
 from edgepress.progress import Track, silent
 
 _HEAD_ROWS = 16384  # that are float32 at a time
@@ -152,16 +151,13 @@ def _pull_back(model: ReferenceModel, i: int, states: np.ndarray, gradients: np.
     tokens = states.shape[0] * states.shape[1]
     squares: dict[str, Any] = {}
     watch: _Watch | None = None
-    with model.layer(i) as layer, ExitStack() as hooks:
-        for role, _ in matrix_roles(model.spec):
-            if role.startswith(f"layers.{i}."):
-                linear = layer.get_submodule(model.local_name(role).removesuffix(".weight"))
-                hooks.callback(linear.register_forward_hook(_observed(model, role, squares)).remove)
+    with model.layer(i), ExitStack() as hooks:
+        for role, linear in model.linears(i):
+            hooks.callback(linear.register_forward_hook(_observed(model, role, squares)).remove)
         if model.spec.has_experts(i):
             assert model.spec.experts
             watch = _Watch(f"layers.{i}.experts", model.spec.experts, squares)
-            experts = layer.get_submodule(model.local_name(f"layers.{i}.experts.0.down").rsplit(".", 1)[0])
-            hooks.enter_context(watch.over(experts))
+            hooks.enter_context(watch.over(model.experts(i)))
         for half in (slice(0, None, 2), slice(1, None, 2)):
             for _ in model.pull_back(states[half], gradients[half]):
                 if watch:

@@ -22,7 +22,6 @@ from edgepress.compress.experts import expert_inner
 from edgepress.compress.quantizers import gptq
 from edgepress.compress.reference import ReferenceModel
 from edgepress.packed import WeightSource
-from edgepress.plan import matrix_roles
 from edgepress.roles import split_role
 
 
@@ -80,18 +79,14 @@ class Layerwise:
             yield layer
             return
         i = int(part.removeprefix("layers."))
-        with self._original.layer(i) as module, ExitStack() as held:
+        with self._original.layer(i), ExitStack() as held:
             layer = _Layer({expert: number for number, expert in enumerate(self._kept.get(i, ()))})
-            for role, _ in matrix_roles(self._original.spec):
-                if role.startswith(f"{part}."):
-                    linear = module.get_submodule(self._original.local_name(role).removesuffix(".weight"))
-                    held.callback(linear.register_forward_pre_hook(layer.watch(role)).remove)
+            for role, linear in self._original.linears(i):
+                held.callback(linear.register_forward_pre_hook(layer.watch(role)).remove)
             if i in self._kept:
-                name = self._original.local_name(f"{part}.experts.0.down").rpartition(".")[0]
                 rows = (self._ids.size, self._original.spec.hidden_size)
-                held.enter_context(
-                    layer.experts_of(module.get_submodule(name), held.enter_context(self._original.room(rows)))
-                )
+                room = held.enter_context(self._original.room(rows))
+                held.enter_context(layer.experts_of(self._original.experts(i), room))
             for _ in self._original.visit(self._states):
                 pass
             yield layer

@@ -241,16 +241,17 @@ def _quantized(spec: ModelSpec, plan: Plan) -> Iterator[tuple[str, tuple[int, in
 
 
 class Gathered:
-    """A Sink that passes rows on, and keeps them as `tensors`, by name."""
+    """A Sink that keeps rows as `tensors`, by name, and passes them on if it is given where to."""
 
-    def __init__(self, tensors: list[Stored], sink: Sink) -> None:
+    def __init__(self, tensors: list[Stored], sink: Sink | None = None) -> None:
         self.tensors = {t.name: np.empty(t.shape, t.dtype) for t in tensors}
         self._sink = sink
 
     def __call__(self, name: str, row: int, rows: np.ndarray) -> None:
         whole = self.tensors[name]
         whole.reshape(-1, whole.shape[-1])[row : row + len(rows)] = rows
-        self._sink(name, row, rows)
+        if self._sink:
+            self._sink(name, row, rows)
 
 
 class Whole:

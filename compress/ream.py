@@ -70,9 +70,9 @@ def similarities(
     model, found = ReferenceModel(checkpoint, memory=memory), {}
     with model.embed(ids) as states:
         for i in track(range(checkpoint.spec.layers), "comparing experts"):
-            with model.layer(i) as layer, ExitStack() as hooks:
+            with model.layer(i), ExitStack() as hooks:
                 if model.spec.has_experts(i):
-                    experts: Any = layer.get_submodule(model.local_name(f"layers.{i}.experts.0.down").rsplit(".", 1)[0])
+                    experts = model.experts(i)
                     seen = _Inputs(ids.size)
                     hooks.callback(experts.register_forward_pre_hook(seen).remove)
                 model.advance(states)

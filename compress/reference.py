@@ -27,6 +27,7 @@ from edgepress.compress.dequantized import Dequantized
 from edgepress.compress.experts import EXPERTS, dispatch_input_scaled
 from edgepress.errors import InputError
 from edgepress.layout import vector_name
+from edgepress.plan import matrix_roles
 from edgepress.progress import Track, silent
 from edgepress.roles import layer_roles, split_role
 
@@ -142,7 +143,7 @@ class ReferenceModel:
         layer = self._layers[i]
         on_disk = self._memory is not None and self._expert_bytes(i) > self._memory // _EXPERTS_SHARE
         layer.load_state_dict(self._layer_weights(i, on_disk), assign=True)
-        experts: Any = layer.get_submodule(self._experts_name(i)) if on_disk else None
+        experts = self.experts(i) if on_disk else None
         if experts is not None:
             experts.on_disk = partial(self._expert_weight, i)
         setattr(self._decoder, self._list, nn.ModuleList([layer]))
@@ -211,6 +212,16 @@ class ReferenceModel:
         self._norm.load_state_dict({name: self._read(role).float() for name, role in roles.items()}, assign=True)
         norm: nn.Module = self._norm
         return norm
+
+    def linears(self, i: int) -> Iterator[tuple[str, nn.Module]]:
+        """(role, transformers' module that holds it) of every matrix of layer i outside the experts."""
+        for role, _ in matrix_roles(self.spec):
+            if role.startswith(f"layers.{i}."):
+                yield role, self._layers[i].get_submodule(self.local_name(role).removesuffix(".weight"))
+
+    def experts(self, i: int) -> Any:
+        """Transformers' module that holds the experts of layer i."""
+        return self._layers[i].get_submodule(self._experts_name(i))
 
     def local_name(self, role: str) -> str:
         """What transformers' layer calls the parameter that holds a role: `layers.0.q` -> `self_attn.q_proj.weight`."""
@@ -295,7 +306,7 @@ class ReferenceModel:
         roles = [
             role for role in self._expert_roles(i, self._kept[i][expert]) if self.local_name(role).endswith(f".{name}")
         ]
-        shape = self._layers[i].get_submodule(self._experts_name(i)).get_parameter(name).shape[1:]
+        shape = self.experts(i).get_parameter(name).shape[1:]
         block = torch.empty(shape)
         for role in roles:
             self._part(role, block)[:] = self._read(role)

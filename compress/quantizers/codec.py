@@ -104,6 +104,8 @@ def unpack_codes(packed: np.ndarray, chosen: Format, columns: int) -> np.ndarray
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """uint8 codes [rows, n] of 1, 2, 4 or 8 bits -> bytes [rows, ceil(n * bits / 8)], low bits first."""
+    if bits == 8:
+        return codes
     each = 8 // bits  # codes in a byte
     codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % each)))
     packed = codes[:, ::each].copy()
@@ -114,6 +116,8 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The inverse of pack: uint8 [rows, count]."""
+    if bits == 8:
+        return packed[:, :count]
     parts = [packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
     return np.stack(parts, axis=2).reshape(len(packed), -1)[:, :count]
 

@@ -33,7 +33,7 @@ def tune_blocks(
         The relative error of what leaves a layer at each step, before it; the mean of all layers.
     """
     losses = []
-    with reference.embed(ids) as targets, student.embed(ids) as states:
+    with reference.embed(ids) as targets, student.room(targets.shape) as states:
         embedding = work.part("embedding", stage)
         for n, chunk in enumerate(ids):
             with torch.no_grad():

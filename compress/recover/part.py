@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.packer import Gathered
 from edgepress.compress.quantizers.codec import Quantized
 from edgepress.compress.recover.matrix import Matrix, Plain
 from edgepress.formats import Format
@@ -165,14 +166,9 @@ def _row_order(checkpoint: Checkpoint) -> np.ndarray | None:
 
 def gathered(source: WeightSource, part: str) -> dict[str, np.ndarray]:
     """The tensors of one part, whole, by name."""
-    tensors = part_tensors(source.spec, source.plan, part)
-    flat = {t.name: np.empty((t.rows, t.shape[-1]), t.dtype) for t in tensors}
-
-    def sink(name: str, row: int, rows: np.ndarray) -> None:
-        flat[name][row : row + len(rows)] = rows
-
+    sink = Gathered(part_tensors(source.spec, source.plan, part))
     source.emit(part, sink)
-    return {t.name: flat[t.name].reshape(t.shape) for t in tensors}
+    return sink.tensors
 
 
 def _kind(role: str) -> str:

@@ -20,10 +20,7 @@ class Student(ReferenceModel):
     """Layers that are computed, differentiably, with the weights of parts."""
 
     def __init__(self, checkpoint: Checkpoint, plan: Plan) -> None:
-        super().__init__(checkpoint)
-        assert self.spec.experts or not plan.experts
-        for i in plan.experts:
-            _count_experts(self._layers[i], self.spec.experts.count, len(plan.kept(i)))  # type: ignore[union-attr]
+        super().__init__(checkpoint, kept={i: plan.kept(i) for i in plan.experts})
 
     def predict(self, parts: Mapping[str, Part], ids: Tensor) -> Tensor:
         """Tokens int64 [n, S] -> logits [n, S, V]; `parts` by their names."""
@@ -45,7 +42,7 @@ class Student(ReferenceModel):
         if self._types:
             self._decoder.config.layer_types = [self._types[i]]
         if part.experts:
-            layer.get_submodule(self._experts_name(i)).on_disk = partial(self._part_expert, part)
+            self.experts(i).on_disk = partial(self._part_expert, part)
         weights = {f"{self._list}.0.{name}": value for name, value in self._part_weights(i, part).items()}
         inputs = {"inputs_embeds": states, "use_cache": False}
         output: Tensor = functional_call(self._decoder, weights, kwargs=inputs).last_hidden_state
@@ -94,11 +91,3 @@ def _joined(fused: Fused, parts: list[Tensor]) -> Tensor:
     """What holds several roles: the inverse of Fused.part."""
     block = torch.stack(parts, 1).flatten(0, 1) if fused.interleaved else torch.cat(parts)
     return block.T if fused.transposed else block
-
-
-def _count_experts(layer: nn.Module, count: int, kept: int) -> None:
-    """Tell transformers' modules how many experts there are."""
-    for module in layer.modules():
-        for name in ("num_experts", "n_routed_experts"):
-            if getattr(module, name, None) == count:
-                setattr(module, name, kept)

@@ -1,7 +1,5 @@
 """The original model's most probable next tokens, kept on disk: what the packed model is taught to predict."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +9,8 @@ from torch import Tensor
 
 from edgepress.cache import Cache
 from edgepress.checkpoint import Checkpoint
-from edgepress.compress.apply import source_fingerprint
+from edgepress.compress.calibrate import key_of
 from edgepress.compress.reference import ReferenceModel
-from edgepress.plan import fingerprint
 from edgepress.progress import Track, silent
 
 TOP = 128  # tokens of each position
@@ -39,7 +36,7 @@ class Teacher:
         model = ReferenceModel(checkpoint, memory=memory)
         for start in track(range(0, len(ids), _GROUP), "asking the original"):
             group = ids[start : start + _GROUP]
-            key = _key(checkpoint, group)
+            key = f"teacher-{TOP}-{key_of(checkpoint, group)}"
             known = cache.get(key)
             if known is None:
                 shape = (*group.shape, min(TOP, checkpoint.spec.vocab_size))
@@ -72,9 +69,3 @@ def _rest(logs: Tensor, guess: Tensor) -> Tensor:
     least = torch.finfo(torch.float32).eps
     others, guessed = ((1 - known.exp().sum(-1)).clamp_min(least) for known in (logs, guess))
     return others * (others.log() - guessed.log())
-
-
-def _key(checkpoint: Checkpoint, ids: np.ndarray) -> str:
-    facts = [source_fingerprint(checkpoint), fingerprint(checkpoint.spec), ids.shape, TOP]
-    text = json.dumps(facts).encode() + np.ascontiguousarray(ids, "<i8").tobytes()
-    return f"teacher-{hashlib.sha256(text).hexdigest()[:24]}"

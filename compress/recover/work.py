@@ -69,9 +69,6 @@ class Work:
         torch.save(state, temporary)
         os.rename(temporary, path)
 
-    def has(self, stage: int, name: str) -> bool:
-        return self._path(stage, name).exists()
-
     def drop(self, stage: int, name: str) -> None:
         self._path(stage, name).unlink(missing_ok=True)
 
