@@ -23,6 +23,7 @@ from edgepress.compress.packed import PackedModel
 from edgepress.compress.quantizers import Quantized, dequantize
 from edgepress.formats import Format
 from edgepress.layout import bank_path, module_path
+from edgepress.plan import SOURCES
 from edgepress.progress import Track, silent
 
 EXPERTS = 4  # whose error is measured
@@ -104,7 +105,7 @@ def _our_pairs(checkpoint: Checkpoint, packed: PackedModel) -> Pairs:
     for name in MATRICES.values():
         role = f"layers.0.{name}"
         yield _original(checkpoint, name), _stored(tensors, module_path(spec, role), plan.format(role))
-    for projection, names in (("gate_up", ("gate", "up")), ("down", ("down",))):
+    for projection, names in SOURCES.items():
         chosen = plan.expert_format(0, 0, projection)
         stack = _stored(tensors, bank_path(spec, 0, projection, chosen), chosen)
         experts = stack.reshape(spec.experts.count, -1, stack.shape[1])[:EXPERTS] if spec.experts else stack

@@ -7,7 +7,6 @@ a matrix W, whose change dW costs 1/2 E[(g . dW x)^2]; with independent rows and
 cut down to its diagonals, that is 1/2 sum_ij E[g_i^2] E[x_j^2] dW_ij^2.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from edgepress.architecture import Experts
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.calibrate import key_of
 from edgepress.compress.reference import ReferenceModel
+from edgepress.compress.statistics import save_arrays
 from edgepress.progress import Track, silent
 
 _HEAD_ROWS = 16384  # that are float32 at a time
@@ -54,10 +54,7 @@ class Fisher:
         arrays = {f"output/{role}": values for role, values in self.output.items()}
         arrays |= {f"dropped/{layer}": values for layer, values in self.dropped.items()}
         arrays |= {f"dropped_even/{layer}": values for layer, values in self.dropped_even.items()}
-        temporary = path.with_name(f"{path.name}.tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, token_share=self.token_share, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
+        save_arrays(path, arrays | {"token_share": self.token_share})
 
 
 def load_fisher(path: Path) -> Fisher:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepress.architecture import ModelSpec
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.merged import merged
 from edgepress.compress.quantizers import QUANTIZERS, gptq
@@ -19,7 +18,7 @@ from edgepress.errors import CheckpointError, PlanError
 from edgepress.formats import F16, Format
 from edgepress.layout import Stored, bank_path, banks, expert_biases, module_path, part_tensors, vector_name
 from edgepress.packed import Sink
-from edgepress.plan import Plan, check_plan, expert_shapes, matrix_roles
+from edgepress.plan import SOURCES, Plan, check_plan, stored_matrices
 from edgepress.roles import input_roles, layer_roles, output_roles
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20  # weights that one task presses: at most about 10 MB, and milliseconds of work
 _AHEAD = 2  # tasks per core that are begun before their results are taken
-
-_SOURCES: dict[str, tuple[str, ...]] = {"gate_up": ("gate", "up"), "down": ("down",)}
 
 # What a quantizer is told of a matrix's inputs: what an error in each column counts, or all that gptq needs.
 Weighs = np.ndarray | gptq.Inputs | None
@@ -82,8 +79,11 @@ class Packer:
         if self.statistics is None or self.statistics.ids is None:
             raise PlanError("quantizer gptq needs a calibration; add --calibrate FILE")
         seen, tokens = self.statistics.seen, self.statistics.tokens
-        sizes = _quantized(self.spec, self.plan)
-        self._rare = dict.fromkeys(m for m, (_, columns) in sizes if seen(m) < gptq.enough(columns, tokens))
+        self._rare = dict.fromkeys(
+            matrix
+            for matrix, (_, columns), chosen in stored_matrices(self.spec, self.plan)
+            if chosen.quantized and seen(matrix) < gptq.enough(columns, tokens)
+        )
         return Layerwise(self.checkpoint, self, self.statistics.ids, memory)
 
     def emit(self, part: str, sink: Sink) -> None:
@@ -133,9 +133,9 @@ class Packer:
             elif not name.startswith("experts."):
                 yield from self._tensor(role, shape)
         if self.spec.has_experts(i):
-            for projection, names in _SOURCES.items():
+            for projection, names in SOURCES.items():
                 yield from self._experts(i, projection, names)
-            for stored, names in zip(expert_biases(self.spec, self.plan, i), _SOURCES.values(), strict=False):
+            for stored, names in zip(expert_biases(self.spec, self.plan, i), SOURCES.values(), strict=False):
                 yield partial(self._expert_bias, i, stored.name, names)
 
     def _tensor(self, role: str, shape: tuple[int, ...]) -> Iterator[Task]:
@@ -228,16 +228,6 @@ def _on_all_cores(tasks: Iterator[Task]) -> Iterator[list[Run]]:
         finally:
             for future in begun:
                 future.cancel()
-
-
-def _quantized(spec: ModelSpec, plan: Plan) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(matrix, shape) of all that is stored in codes; an expert has `layers.0.experts.1.gate_up` and `.down`."""
-    yield from ((role, shape) for role, shape in matrix_roles(spec) if plan.format(role).quantized)
-    for i in plan.experts:
-        for e in plan.kept(i):
-            for projection, shape in expert_shapes(spec).items():
-                if plan.expert_format(i, e, projection).quantized:
-                    yield f"layers.{i}.experts.{e}.{projection}", shape
 
 
 class Gathered:

@@ -22,13 +22,13 @@ from edgepress.errors import PlanError
 from edgepress.formats import BLOCK_SIZES, F16, parse_format
 from edgepress.layout import all_tensors
 from edgepress.placement import place
-from edgepress.plan import PROJECTIONS, Plan, check_plan, expert_shapes, matrix_roles, uniform_plan
+from edgepress.plan import PROJECTIONS, Plan, check_plan, stored_matrices, uniform_plan
 from edgepress.progress import Track, silent
 
 if TYPE_CHECKING:
     from edgepress.compress.fisher import Fisher
 
-_UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}
+UNIFORM: dict[float, str] = {4: "4z", 8: "8", 16: "16"}  # budgets of bits that mean one width everywhere
 _MEASURED = ("4z", "8")  # whose KL divergences, beside that of the narrowest width, make the prediction
 _SURELY, _HALVINGS = 16, 10  # what a plan that leaves out experts may cost is searched from a 16th
 # Of model.onnx: per tensor, per bank in a body, per layer of a recurrent mixer, at all.
@@ -103,11 +103,11 @@ def make_plan(
         plan = _uniform(checkpoint, width, keep, uniform_experts, block_size)
         return replace(plan, quantizer=quantizer, merged=held)
 
-    smallest = uniform(_UNIFORM.get(bits or 0, narrowest))
+    smallest = uniform(UNIFORM.get(bits or 0, narrowest))
     check_plan(smallest, checkpoint.spec)
     if may_drop is None:
         _check_size(checkpoint, smallest, max_size)
-        if bits in _UNIFORM:
+        if bits in UNIFORM:
             return smallest
         _check_bits(checkpoint.spec, smallest, bits)
     meter = Meter(merged(checkpoint, held), allowed, quantizer, block_size, statistics, fisher)
@@ -225,12 +225,9 @@ def _check_size(checkpoint: Checkpoint, smallest: Plan, max_size: int | None) ->
 
 
 def _check_bits(spec: ModelSpec, smallest: Plan, bits: float | None) -> None:
-    matrices = [(smallest.format(role), shape) for role, shape in matrix_roles(spec)]
-    for layer, kept in smallest.experts.items():
-        for projection, shape in expert_shapes(spec).items():
-            matrices += [(smallest.expert_format(layer, e, projection), shape) for e in kept]
-    nbytes = sum(chosen.matrix_bytes(*shape, smallest.block_size) for chosen, shape in matrices)
-    least = 8 * nbytes / sum(rows * columns for _, (rows, columns) in matrices)
+    matrices = list(stored_matrices(spec, smallest))
+    nbytes = sum(chosen.matrix_bytes(*shape, smallest.block_size) for _, shape, chosen in matrices)
+    least = 8 * nbytes / sum(rows * columns for _, (rows, columns), _ in matrices)
     if bits is not None and bits < least:
         raise PlanError(f"the matrices take {least:.3f} bits per weight at least, not {bits:g}; raise the budget")
 

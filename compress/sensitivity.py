@@ -20,7 +20,7 @@ from edgepress.compress.allocate import Option
 from edgepress.compress.quantizers import QUANTIZERS, Quantized, dequantize
 from edgepress.compress.statistics import Statistics
 from edgepress.formats import F16, Format, fits
-from edgepress.plan import expert_shapes, matrix_roles
+from edgepress.plan import SOURCES, expert_shapes, matrix_roles
 from edgepress.progress import Track
 
 if TYPE_CHECKING:
@@ -108,8 +108,10 @@ class Meter:
         spec = self.checkpoint.spec
         shape = expert_shapes(spec)[projection]
         columns = self._input_square(f"layers.{layer}.experts.{projection}", shape[1])
-        parts = ("gate", "up") if projection == "gate_up" else ("down",)
-        measured = [self._measure([f"layers.{layer}.experts.{e}.{p}" for p in parts], shape, columns) for e in kept]
+        measured = [
+            self._measure([f"layers.{layer}.experts.{e}.{p}" for p in SOURCES[projection]], shape, columns)
+            for e in kept
+        ]
         if self.fisher:
             factors = _floored(self.fisher.output[f"layers.{layer}.experts.{projection}"][kept]) / 2
         else:

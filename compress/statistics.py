@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,15 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write an .npz; the file appears under its name only when it is complete."""
-        temporary = path.with_name(f"{path.name}.tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, **self._arrays())  # type: ignore[arg-type]
-        os.replace(temporary, path)
+        save_arrays(path, self._arrays())
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz; the file appears under its name only when it is complete."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, path)
 
 
 def load_statistics(path: Path) -> Statistics:

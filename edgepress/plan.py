@@ -14,7 +14,9 @@ from edgepress.formats import BLOCK_SIZES, F16, Format, fits, parse_format
 from edgepress.roles import layer_roles
 
 VERSION = 1
-PROJECTIONS = ("gate_up", "down")
+# Projection of an expert -> the checkpoint's matrices whose rows alternate in it.
+SOURCES = {"gate_up": ("gate", "up"), "down": ("down",)}
+PROJECTIONS = tuple(SOURCES)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,16 @@ def expert_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
     assert spec.experts
     inner = spec.experts.intermediate
     return {"gate_up": (2 * inner, spec.hidden_size), "down": (spec.hidden_size, inner)}
+
+
+def stored_matrices(spec: ModelSpec, plan: Plan) -> Iterator[tuple[str, tuple[int, int], Format]]:
+    """(matrix, shape, format) of all whose width the plan chose; experts have `layers.0.experts.1.gate_up`, `.down`."""
+    for role, shape in matrix_roles(spec):
+        yield role, shape, plan.format(role)
+    for i in plan.experts:
+        for e in plan.kept(i):
+            for projection, shape in expert_shapes(spec).items():
+                yield f"layers.{i}.experts.{e}.{projection}", shape, plan.expert_format(i, e, projection)
 
 
 def uniform_plan(spec: ModelSpec, format_name: str, *, dtype16: str = "float16", block_size: int = 32,

@@ -20,11 +20,10 @@ from edgepress.layout import (
     vector_name,
 )
 from edgepress.packed import Sink, WeightSource
-from edgepress.plan import PROJECTIONS
+from edgepress.plan import PROJECTIONS, SOURCES
 from edgepress.roles import layer_roles, output_roles
 
-_PARTS = {"gate_up": ("gate", "up"), "down": ("down",)}
-FIRST = {projection: parts[0] for projection, parts in _PARTS.items()}
+FIRST = {projection: parts[0] for projection, parts in SOURCES.items()}
 
 
 class Part:
@@ -126,7 +125,7 @@ class Part:
 
     def _read_experts(self, layer: int) -> None:
         kept = self._plan.kept(layer)
-        for projection, parts in _PARTS.items():
+        for projection, parts in SOURCES.items():
             for bank in banks(self._plan, layer, projection):
                 path = bank_path(self._spec, layer, projection, bank.format)
                 stacks = [self._arrays.get(f"{path}.{leaf}") for leaf in ("weight", "scales", "zero_points")]

@@ -59,6 +59,12 @@ class Press:
         return replace(self, memory=None) == Press()
 
     @property
+    def mean_bits(self) -> float | None:
+        """As make_plan takes them: 16 where nothing else bounds the result."""
+        bounded = self.max_size or self.device or self.max_kl is not None
+        return 16 if self.bits is None and not bounded else self.bits
+
+    @property
     def stages(self) -> list[str]:
         """Those of the recovery, in order."""
         named = [name.strip() for names in self.recover or [] for name in names.split(",")]
@@ -151,13 +157,12 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
         what = "--keep-experts auto" if share is None else f"--prune {press.prune}"
         raise InputError(f"{what} needs to see experts at work; add --calibrate FILE")
     statistics = _calibrated(checkpoint, press, ids, track, cache)
-    bounded = press.max_size or press.device or press.max_kl is not None
     more = _experts(checkpoint, press, share, ids, statistics, track)
     more |= {"formats": CUDA_FORMATS} if provider == "cuda" else {}
     more |= _in_nats(checkpoint, press, ids, statistics, track, cache) if ids is not None else {}
     plan = plan_within(
         checkpoint,
-        bits=16 if press.bits is None and not bounded else press.bits,
+        bits=press.mean_bits,
         max_size=_budget(checkpoint.spec, press),
         max_kl=press.max_kl,
         quantizer=press.quantizer,
@@ -233,13 +238,11 @@ def _in_nats(
 ) -> dict[str, Any]:
     """What make_plan takes to count costs in nats, unless nothing is to be allocated."""
     from edgepress.compress.fisher import fisher_of
+    from edgepress.compress.planning import UNIFORM
     from edgepress.compress.rounded import divergences
     from edgepress.texts import spread
 
-    uniform = press.bits in (4, 8, 16) or (
-        press.bits is None and not (press.max_size or press.device or press.max_kl is not None)
-    )
-    if uniform and press.keep_experts != "auto":
+    if press.mean_bits in UNIFORM and press.keep_experts != "auto":
         return {}
     chosen = spread(ids, _FISHER_CHUNKS)
     options: dict[str, Any] = {"memory": memory_of(press), "track": track}
