@@ -14,9 +14,10 @@ from tests.runtime.tiny_bundle import write_bundle
 
 @pytest.fixture(autouse=True)
 def _temporary_files(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They go where the tests look for what was left behind; torch's cache, which is meant to stay, goes elsewhere."""
+    """They go where the tests look for what was left behind; caches, which are meant to stay, go elsewhere."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "torchinductor"))
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))  # nothing is known from another test
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 

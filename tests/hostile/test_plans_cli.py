@@ -49,7 +49,7 @@ def width(value: Any) -> Edit:
 @pytest.mark.parametrize(
     ("change", "mentions"),
     [
-        (width("5"), ["unknown width '5'", "layers.1.experts.3.down", "use one of 4, 4z, 8, 8z, 16"]),
+        (width("7"), ["unknown width '7'", "layers.1.experts.3.down", "use one of 3, 4, 5, 6, 8, 16, 3z, 4z, 8z"]),
         (width(8), ["unknown width 8", "layers.1.experts.3.down"]),
         (width(["8"]), ["unknown width ['8']", "layers.1.experts.3.down"]),
         (lambda f: f["formats"].update({"layers.0.q": "2"}), ["unknown width '2'", "layers.0.q"]),

@@ -115,7 +115,8 @@ CASES: list[tuple[str, Change, str]] = [
     ("Experts", drop_weight(1), "gate_up bank 0 scales"),
     ("Experts", extra_weight, "more inputs"),
     # attributes
-    ("Experts", attribute(gate_up_bits=[4, 5]), "bits must be 4, 8 or 16, not 5"),
+    ("Experts", attribute(gate_up_bits=[4, 7]), "bits must be 3, 4, 5, 6, 8 or 16, not 7"),
+    ("Experts", attribute(gate_up_bits=[4, 5]), "5-bit weights have no zero points: asymmetric must be 0"),
     ("Experts", attribute(gate_up_bits=[4]), "gate_up_asymmetric"),
     ("Experts", attribute(down_asymmetric=[0, 1]), "16-bit"),
     ("Experts", attribute(down_asymmetric=[0, 2]), "asymmetric must be 0 or 1"),
@@ -137,7 +138,7 @@ CASES: list[tuple[str, Change, str]] = [
     ("Linear", weight(2, bytes_(7, 2)), "zero_points has shape [7, 2], expected [7, 1]"),
     ("Linear", weight(3, floats(8)), "bias has shape [8], expected [7]"),
     ("Linear", drop_weight(3), "bias is missing"),
-    ("Linear", attribute(bits=3), "bits must be"),
+    ("Linear", attribute(bits=7), "bits must be"),
     ("Linear", attribute(accuracy_level=3), "accuracy_level must be 0, 2 or 4, not 3"),
     ("Linear", attribute(bits="four"), "bits must be"),
     ("Linear", extra_weight, "more inputs"),

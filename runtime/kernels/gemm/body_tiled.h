@@ -197,13 +197,7 @@ void multiply_tiled(const Matrix& m, int64_t first, int64_t rows, const void* co
   memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
   Quantized<V, A> views[kMaxTokens];
   for (int64_t t = 0; t < tokens; ++t) views[t] = Quantized<V, A>(x[t], m.columns);
-  switch (m.bits) {
-    case 3: return multiply_tiles<V, A, 3>(m, first, rows, views, tokens, out);
-    case 4: return multiply_tiles<V, A, 4>(m, first, rows, views, tokens, out);
-    case 5: return multiply_tiles<V, A, 5>(m, first, rows, views, tokens, out);
-    case 6: return multiply_tiles<V, A, 6>(m, first, rows, views, tokens, out);
-    default: return multiply_tiles<V, A, 8>(m, first, rows, views, tokens, out);
-  }
+  with_bits(m, [&](auto bits) { multiply_tiles<V, A, bits.value>(m, first, rows, views, tokens, out); });
 }
 
 template <class V, class A>

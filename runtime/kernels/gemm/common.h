@@ -54,6 +54,18 @@ struct Codes {
   Codes after(int64_t columns) const { return {low + columns * kLow / 8, high + columns * kHigh / 8}; }
 };
 
+// Calls `body` with the bits of a quantized matrix as a constant.
+template <class Body>
+inline void with_bits(const Matrix& m, Body body) {
+  switch (m.bits) {
+    case 3: return body(std::integral_constant<int, 3>());
+    case 4: return body(std::integral_constant<int, 4>());
+    case 5: return body(std::integral_constant<int, 5>());
+    case 6: return body(std::integral_constant<int, 6>());
+    default: return body(std::integral_constant<int, 8>());
+  }
+}
+
 // scale and scale * (offset - zero point) of row n, from the even block `first` on: kLanes blocks, zeros after `count`;
 // then the same of `count` blocks, zeros up to a full vector.
 template <class V>
