@@ -1,6 +1,7 @@
-"""Runs a program and watches how much anonymous memory it takes."""
+"""Runs a program and watches how much time and anonymous memory it takes."""
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -22,11 +23,13 @@ class Finished:
     Attributes:
         anonymous: the largest RssAnon that was seen, in bytes: heap and stacks, not pages of mapped files.
         resident: the peak of all resident memory, in bytes.
+        cpu_seconds: of all its threads.
     """
 
     stdout: str
     stderr: str
     seconds: float
+    cpu_seconds: float
     anonymous: int
     resident: int
 
@@ -39,7 +42,7 @@ def run(command: Sequence[str | Path]) -> Finished:
     """
     words = [str(word) for word in command]
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _children_seconds()
         try:
             process = subprocess.Popen(words, stdout=stdout, stderr=stderr, env=_environment())
         except OSError as error:
@@ -49,14 +52,20 @@ def run(command: Sequence[str | Path]) -> Finished:
             anonymous = max(anonymous, rss_anon(process.pid))
             resident = max(resident, memory(process.pid, "VmHWM"))
             time.sleep(INTERVAL)
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, _children_seconds() - before
         stdout.seek(0)
         stderr.seek(0)
-        finished = Finished(stdout.read(), stderr.read(), seconds, anonymous, resident)
+        finished = Finished(stdout.read(), stderr.read(), seconds, cpu_seconds, anonymous, resident)
     if process.returncode:
         last = (finished.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise RuntimeFailure(f"{' '.join(words)} ended with status {process.returncode}: {last}")
     return finished
+
+
+def _children_seconds() -> float:
+    """CPU time of all programs that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _environment() -> dict[str, str]:
