@@ -1,16 +1,21 @@
 """A checkpoint as a plan would store it, and how far its predictions are then from the original's."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.calibrate import key_of
 from edgepress.compress.merged import merged
 from edgepress.compress.quantizers import dequantize
 from edgepress.compress.reference import ReferenceModel
 from edgepress.compress.sensitivity import by_rows
-from edgepress.compress.statistics import Statistics
+from edgepress.compress.statistics import Statistics, save_arrays
 from edgepress.formats import Format
 from edgepress.plan import Plan
 from edgepress.progress import Track, silent
@@ -60,3 +65,20 @@ def divergences(
         own, *others = (torch.from_numpy(z[half:-1]).log_softmax(-1) for z in logits)
         sums += [float((own.exp() * (own - other)).sum(-1).double().mean()) for other in others]
     return [float(s) for s in sums / len(ids)]
+
+
+def divergences_of(
+    checkpoint: Checkpoint, plans: Sequence[Plan], ids: np.ndarray, *, cache: Path,
+    statistics: Statistics | None = None, **options: Any,
+) -> list[float]:  # fmt: skip
+    """Those of `divergences`, which takes the options; they are kept in a cache folder once they are measured."""
+    facts = [key_of(checkpoint, ids), statistics and statistics.digest(), [plan.digest() for plan in plans]]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    path = cache / f"divergences-{key}.npz"
+    if not path.exists():
+        found = divergences(checkpoint, plans, ids, statistics=statistics, **options)
+        cache.mkdir(parents=True, exist_ok=True)
+        save_arrays(path, {"mean_kl": np.array(found)})
+    with np.load(path) as file:
+        kept: list[float] = file["mean_kl"].tolist()
+    return kept

@@ -239,7 +239,7 @@ def _in_nats(
     """What make_plan takes to count costs in nats, unless nothing is to be allocated."""
     from edgepress.compress.fisher import fisher_of
     from edgepress.compress.planning import UNIFORM
-    from edgepress.compress.rounded import divergences
+    from edgepress.compress.rounded import divergences_of
     from edgepress.texts import spread
 
     if press.mean_bits in UNIFORM and press.keep_experts != "auto":
@@ -249,7 +249,7 @@ def _in_nats(
     few = spread(ids, _MEASURED_CHUNKS)
     return {
         "fisher": fisher_of(checkpoint, chosen, cache=cache, **options),
-        "measure": lambda plans: divergences(checkpoint, plans, few, statistics=statistics, **options),
+        "measure": lambda plans: divergences_of(checkpoint, plans, few, cache=cache, statistics=statistics, **options),
     }
 
 

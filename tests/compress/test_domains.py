@@ -12,7 +12,7 @@ from edgepress.checkpoint import Checkpoint, open_checkpoint
 from edgepress.compress.calibrate import calibrate
 from edgepress.compress.domains import domains
 from edgepress.compress.reference import ReferenceModel
-from edgepress.compress.rounded import Rounded, divergences
+from edgepress.compress.rounded import Rounded, divergences, divergences_of
 from edgepress.errors import InputError
 from edgepress.plan import Plan, uniform_plan
 
@@ -89,6 +89,18 @@ def test_narrower_formats_diverge_more(checkpoint: Checkpoint) -> None:
     plans = [uniform_plan(checkpoint.spec, width) for width in ("3", "4z", "8")]
     three, four, eight = divergences(checkpoint, plans, TEXTS["one"])
     assert three > four > eight > 0
+
+
+def test_measured_divergences_are_read_from_their_cache(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = [uniform_plan(checkpoint.spec, width) for width in ("4z", "8")]
+    first = divergences_of(checkpoint, plans, TEXTS["one"], cache=tmp_path / "cache")
+    assert first == divergences(checkpoint, plans, TEXTS["one"])
+    monkeypatch.setattr("edgepress.compress.rounded.divergences", lambda *_, **__: [1.0])
+    assert divergences_of(checkpoint, plans, TEXTS["one"], cache=tmp_path / "cache") == first
+    for other, text in ((plans[:1], "one"), (plans, "two")):
+        assert divergences_of(checkpoint, other, TEXTS[text], cache=tmp_path / "cache") == [1.0]
 
 
 def test_dense_models_have_no_experts(tiny: Tiny) -> None:
