@@ -48,8 +48,9 @@ def calibrate(
             _observe_layer(model, i, states, statistics)
             if saved:
                 saved.store(i + 1, states, statistics)
-        squares = sum(_column_squares(chunk) for chunk in model.normed(states))
-    statistics.input_square["head"] = np.asarray(squares) / ids.size
+        if not checkpoint.spec.encoder:
+            squares = sum(_column_squares(chunk) for chunk in model.normed(states))
+            statistics.input_square["head"] = np.asarray(squares) / ids.size
     if saved:
         saved.finish(statistics)
     return statistics

@@ -74,8 +74,9 @@ class Layerwise:
     def _observed(self, part: str) -> Iterator["_Layer"]:
         if part == "output":
             layer = _Layer({})
-            for chunk in self._original.normed(self._states):
-                layer.add("head", chunk)
+            if not self._original.spec.encoder:
+                for chunk in self._original.normed(self._states):
+                    layer.add("head", chunk)
             yield layer
             return
         i = int(part.removeprefix("layers."))

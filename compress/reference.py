@@ -6,7 +6,7 @@ the checkpoint, the hidden states of all chunks pass through transformers' own d
 stored and become float32 one expert at a time; all arithmetic is in float32.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from math import prod
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
@@ -65,10 +65,11 @@ class ReferenceModel:
         self._text = checkpoint.architecture.text
         facts = checkpoint.config["text_config"] if self._text else checkpoint.config
         config = CONFIG_MAPPING[self._text or self.spec.model_type].from_dict(facts)
-        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        attention = "sdpa" if model_class._supports_sdpa else "eager"  # no sdpa: attention sinks
+        classes: Any = AutoModel if self.spec.encoder else AutoModelForCausalLM
+        supported = classes._model_mapping[type(config)]._supports_sdpa
+        attention = "sdpa" if supported else "eager"  # no sdpa: attention sinks
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
+            model = classes.from_config(
                 config, dtype=torch.float32, attn_implementation=attention, experts_implementation=EXPERTS
             )
         self._renamings, self._converters = _conversions(model.eval().requires_grad_(False))
@@ -76,15 +77,16 @@ class ReferenceModel:
         decoder, _, self._list = self._path.rpartition(".")
         self._decoder: Any = model.get_submodule(decoder)
         self._layers = list(getattr(self._decoder, self._list))
-        norm = self._renamed("final_norm").split(".")[-2]
-        self._norm = getattr(self._decoder, norm)
-        setattr(self._decoder, norm, nn.Identity())
+        if not self.spec.encoder:
+            norm = self._renamed("final_norm").split(".")[-2]
+            self._norm = getattr(self._decoder, norm)
+            setattr(self._decoder, norm, nn.Identity())
         self._types = getattr(config, "layer_types", None)
         for name in _ROTARY:
             if rotary := getattr(self._decoder, name, None):
                 setattr(self._decoder, name, type(rotary)(config))  # buffers of no checkpoint
         self._decoder.embedding_multiplier = 1.0  # `embed` scales, once
-        if self.spec.learned_positions:
+        if self.spec.learned_positions and not self.spec.encoder:
             setattr(self._decoder, self._renamed("positions").split(".")[-2], _NoPositions())
         if self.spec.experts and self.spec.experts.routing.scales_input:
             dispatch_input_scaled(self._decoder)
@@ -125,13 +127,23 @@ class ReferenceModel:
     def embed(self, ids: np.ndarray) -> Iterator[np.ndarray]:
         """The input of the first layer, float32 [n, S, H], in a temporary file (TMPDIR) where it is large."""
         self._check_ids(ids)
-        positions = self._read("positions").float()[: ids.shape[1]] if self.spec.learned_positions else 0.0
+        entry = self._entry(ids.shape[1])
         with self.room((*ids.shape, self.spec.hidden_size)) as states:
             for chunk, tokens in zip(states, ids, strict=True):
                 known, place = np.unique(tokens, return_inverse=True)
                 rows = torch.stack([self._rows("embedding", token, token + 1)[0] for token in known.tolist()])
-                chunk[:] = (rows[place].float() * self.spec.embedding_scale + positions).numpy()
+                chunk[:] = entry(rows[place].float() * self.spec.embedding_scale).numpy()
             yield states
+
+    def _entry(self, length: int) -> Callable[[Tensor], Tensor]:
+        """What becomes of the embeddings [length, H] before they reach the first layer."""
+        added = self._read("positions").float()[:length] if self.spec.learned_positions else torch.zeros(())
+        if not self.spec.encoder:
+            return lambda x: x + added
+        if self.spec.token_types:
+            added = added + self._read("token_types").float()[0]
+        scale, bias = (self._read(role).float() for role in ("input_norm", "input_norm_bias"))
+        return lambda x: nn.functional.layer_norm(x + added, scale.shape, scale, bias, self.spec.norm_epsilon)
 
     def room(self, shape: tuple[int, ...]) -> AbstractContextManager[np.ndarray]:
         """float32, uninitialized, in a temporary file (TMPDIR) if it is more than hidden states may take."""
@@ -166,9 +178,15 @@ class ReferenceModel:
         for start in range(0, len(states), self._batch):
             batch = torch.from_numpy(states[start : start + self._batch])
             with torch.no_grad():
-                output = self._decoder(inputs_embeds=batch, use_cache=False).last_hidden_state
+                output = self._output(batch)
             yield batch, output
             _drop_pages(states)
+
+    def _output(self, x: Tensor) -> Tensor:
+        """Of the layer, for its input [n, S, H]."""
+        given = {"hidden_states": x} if self.spec.encoder else {"inputs_embeds": x, "use_cache": False}
+        output: Tensor = self._decoder(**given).last_hidden_state
+        return output
 
     def pull_back(self, states: np.ndarray, gradients: np.ndarray) -> Iterator[None]:
         """Replace gradients at the layer's output by those at its input (both float32 [n, S, H]), batch by batch.
@@ -180,7 +198,7 @@ class ReferenceModel:
             batch = slice(start, start + self._batch)
             x = torch.from_numpy(np.array(states[batch])).requires_grad_()
             with torch.enable_grad():
-                y = self._decoder(inputs_embeds=x, use_cache=False).last_hidden_state
+                y = self._output(x)
             y.backward(torch.from_numpy(gradients[batch]))
             assert x.grad is not None
             gradients[batch] = x.grad.numpy()
@@ -232,7 +250,7 @@ class ReferenceModel:
         held = self.checkpoint.architecture.fused_with(template)
         stored = held[0].name.format(i=layer) if held else vector_name(self.spec, role)
         if self._text:  # transformers' language model alone has no such prefix
-            stored = stored.removeprefix(self.checkpoint.architecture.prefix)
+            stored = self.checkpoint.architecture.without_prefix(stored)
         name, _ = rename_source_key(stored, self._renamings, self._converters)
         return str(name)
 

@@ -21,6 +21,7 @@ PARTS = ("embedding", "attention", "ffn", "experts", "shared", "router", "norms"
 UBATCH = 512  # tokens of one prefill chunk
 CACHE_LINE = 64
 MIB = 2**20
+_UNPACKED = "kv_b"  # of latent attention: decoding multiplies by parts of it, and by their transposes
 _ITEM_BYTES = {"cpu": 4, "cuda": 2}  # of activations
 
 # Fitted on public decode runs (slow end, fast end): the share of the peak bandwidth reached, and seconds per layer.
@@ -34,10 +35,12 @@ class Cost:
 
     Attributes:
         stored: part -> bytes in the data file; a tied head costs nothing there.
-        active: part -> bytes read to decode one token: k experts of a layer, one row of the embedding.
+        active: part -> bytes read to decode one token: k experts of a layer, one row of the embedding,
+            and what is unpacked.
         data_bytes: size of the data file, alignment included.
         kv_bytes_per_token: keys and values of one position in all layers.
         state_bytes: what a sequence keeps whatever its length.
+        unpacked_bytes: matrices that ONNX Runtime unpacks when it loads the model, and keeps beside the stored ones.
         parameters: weights kept. active_parameters: those that one token touches.
     """
 
@@ -46,6 +49,7 @@ class Cost:
     data_bytes: int
     kv_bytes_per_token: int
     state_bytes: int
+    unpacked_bytes: int
     parameters: int
     active_parameters: int
 
@@ -72,12 +76,15 @@ def cost_of(spec: ModelSpec, plan: Plan, provider: str = "cpu") -> Cost:
         active[kind] += int(tensor.nbytes * share)
     if spec.tied_head:
         active["head"] = stored["embedding"]
+    unpacked = unpacked_bytes(spec, provider)
+    active["attention"] += unpacked
     return Cost(
         stored=dict(stored),
         active=dict(active),
         data_bytes=data_file_bytes(tensors),
         kv_bytes_per_token=kv_bytes_per_token(spec, provider),
         state_bytes=state_bytes(spec, provider),
+        unpacked_bytes=unpacked,
         parameters=kept_parameters(spec, plan),
         active_parameters=active_parameters(spec),
     )
@@ -90,9 +97,10 @@ def _classified(spec: ModelSpec, plan: Plan) -> Iterator[tuple[float, str, Store
         held = layer_roles(spec, int(piece[7:])) if prefix else _outer_roles(spec)
         names = [name for name, _ in held if not name.startswith("experts.")]
         kinds = {path(spec, prefix + n): role_part(n) for n in names for path in (module_path, vector_name)}
+        unpacked = tuple(f"{module_path(spec, prefix + name)}." for name in names if name == _UNPACKED)
         for tensor in part_tensors(spec, plan, piece):
             kind = kinds.get(tensor.name) or kinds.get(tensor.name.rsplit(".", 1)[0], "experts")
-            share = 1.0
+            share = 0.0 if tensor.name.startswith(unpacked) else 1.0
             if kind == "embedding":
                 share = 1 / tensor.shape[0]
             elif kind == "experts" and spec.experts:
@@ -145,6 +153,12 @@ def state_bytes(spec: ModelSpec, provider: str = "cpu") -> int:
     """What a sequence keeps whatever its length: the states of convolutions and recurrences."""
     fixed = (state for state in states(spec) if not state.grows)
     return sum(state.items * _ITEM_BYTES["cpu" if state.exact else provider] for state in fixed)
+
+
+def unpacked_bytes(spec: ModelSpec, provider: str = "cpu") -> int:
+    """What ONNX Runtime unpacks of latent attention's second matrix of keys and values, whatever its format."""
+    shapes = (shape for i in range(spec.layers) for name, shape in layer_roles(spec, i) if name == _UNPACKED)
+    return _ITEM_BYTES[provider] * sum(map(prod, shapes))
 
 
 def active_parameters(spec: ModelSpec) -> int:

@@ -17,6 +17,7 @@ from edgepress.devices.cost import (
     kv_bytes_per_token,
     prefill_band,
     state_bytes,
+    unpacked_bytes,
 )
 from edgepress.devices.profile import GIB, Profile
 from edgepress.errors import PlanError
@@ -35,7 +36,7 @@ class Prediction:
         width: format of every matrix: 16, 8 or 4.
         context: tokens that the KV cache holds, and at which the speeds are estimated.
         size_bytes: of the bundle: data file, graph, tokenizer.
-        memory: bytes while it runs: weights, kv, arena, reserve.
+        memory: bytes while it runs: weights, unpacked, kv, arena, reserve.
         budget_bytes: what the bundle may take, for the compress stage; None where nothing limits it.
         binding: what forbids the next wider format: memory, max_size, min_speed; "" at 16 bits.
         decode, prefill: tokens/s; None where the device's figures are unknown.
@@ -114,6 +115,7 @@ def _beside_weights(spec: ModelSpec, device: Profile | None, context: int) -> di
     """Bytes in memory that are not weights. What a probe found available is already net of the system's share."""
     provider = device.provider if device else "cpu"
     return {
+        "unpacked": unpacked_bytes(spec, provider),
         "kv": kv_bytes_per_token(spec, provider) * context + state_bytes(spec, provider),
         "arena": arena_bytes(spec, context),
         "reserve": RESERVE[provider] if device and not device.available else 0,

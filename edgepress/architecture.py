@@ -196,7 +196,8 @@ class Architecture:
     tensors: role -> name in the checkpoint and in the bundle, with `{i}` for the layer and `{e}` for the expert.
     fused: tensors that hold several roles, in some checkpoints or in all; as transformers' modules have them.
     text: model_type of the language model, where config.json holds its facts as text_config.
-    prefix: of all tensor names; some checkpoints leave it out.
+    prefix: of tensor names; some checkpoints, and transformers' language model alone, have `bare`
+        in its place.
     accepts: config keys whose value (or each, in a list) must be one of those listed; others are refused by name.
     ignores: config keys that do not change the function computed.
     ignored_tensors: regular expressions of tensors that are named as ignored.
@@ -207,6 +208,7 @@ class Architecture:
     fused: tuple[Fused, ...] = ()
     text: str = ""
     prefix: str = ""
+    bare: str = ""
     accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
     ignored_tensors: tuple[str, ...] = ()
@@ -217,6 +219,22 @@ class Architecture:
             if template in fused.roles:
                 return fused, fused.roles.index(template)
         return None
+
+    def without_prefix(self, name: str) -> str:
+        """What a tensor is called where the language model stands alone."""
+        prefixed = self.prefix and name.startswith(self.prefix)
+        return self.bare + name.removeprefix(self.prefix) if prefixed else name
+
+
+def inside(model: Architecture, prefix: str, bare: str = "", **facts: Any) -> Architecture:
+    """The literal of a checkpoint that holds a language model and more: its names begin with `prefix`, not `bare`."""
+
+    def renamed(name: str) -> str:
+        return prefix + name.removeprefix(bare) if name.startswith(bare) else name
+
+    tensors = {role: renamed(name) for role, name in model.tensors.items()}
+    fused = tuple(replace(held, name=renamed(held.name)) for held in model.fused)
+    return replace(model, prefix=prefix, bare=bare, tensors=tensors, fused=fused, **facts)
 
 
 def known_architectures() -> list[str]:

@@ -137,7 +137,7 @@ class Checkpoint:
             ) from None
 
     def _stored_name(self, name: str) -> str:
-        return name if name in self.files else name.removeprefix(self.architecture.prefix)
+        return name if name in self.files else self.architecture.without_prefix(name)
 
     def shape(self, role: str) -> tuple[int, ...]:
         return self._shapes[role]

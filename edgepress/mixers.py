@@ -15,12 +15,15 @@ class Mixer:
             gated_delta: Qwen3-Next's gated delta rule, linear attention after a convolution.
             mamba2: Mamba-2; a group is a key head, its state size the key size, a head a value head.
         bias: of the convolution, and of the projections around a short one.
+        apart: queries, keys and values; output gates; rates; decays have a matrix each (Qwen3.5), in place of two whose
+            rows are dealt out by key head.
     """
 
     kind: str
     layers: tuple[int, ...]
     kernel: int
     bias: bool = False
+    apart: bool = False
     key_heads: int = 0
     value_heads: int = 0
     key_dim: int = 0
@@ -64,8 +67,12 @@ class Mixer:
             yield from (("conv_in_bias", (3 * hidden,)), ("conv_out_bias", (hidden,)))
 
     def _gated_delta(self, hidden: int) -> Shapes:
-        yield "delta_in", (2 * self.keys + 2 * self.values, hidden)
-        yield "delta_gates", (2 * self.value_heads, hidden)
+        if self.apart:
+            rows = {"qkv": 2 * self.keys + self.values, "z": self.values, "b": self.value_heads, "a": self.value_heads}
+            yield from ((f"delta_{name}", (count, hidden)) for name, count in rows.items())
+        else:
+            yield "delta_in", (2 * self.keys + 2 * self.values, hidden)
+            yield "delta_gates", (2 * self.value_heads, hidden)
         yield "delta_decay", (self.value_heads,)
         yield "delta_time", (self.value_heads,)
         yield "delta_norm", (self.value_dim,)

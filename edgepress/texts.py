@@ -8,6 +8,12 @@ from tokenizers import Tokenizer
 
 from edgepress.errors import CheckpointError, InputError
 
+# Tokenizers of other libraries: file -> what makes a tokenizer.json of it.
+_OTHERS = {
+    "tiktoken.model": "transformers.integrations.tiktoken.convert_tiktoken_to_fast and its encoding",
+    "tokenizer.model": "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+}
+
 
 def read_text(path: Path) -> str:
     """The text of a file.
@@ -28,6 +34,11 @@ def read_text(path: Path) -> str:
 
 def read_tokenizer(path: Path) -> Tokenizer:
     """A tokenizer.json; raises CheckpointError if it is missing or damaged."""
+    for other, remedy in _OTHERS.items():
+        if not path.is_file() and path.with_name(other).is_file():
+            raise CheckpointError(
+                f"{path.parent} has {other} and no tokenizer.json, which edgepress needs; write one with {remedy}"
+            )
     try:
         return Tokenizer.from_file(str(path))
     except Exception as cause:  # tokenizers raises nothing more specific
@@ -53,12 +64,14 @@ def chunks(ids: Sequence[int], context: int, bos: int | None) -> np.ndarray:
 
 
 def calibration_ids(
-    tokenizer: Path, texts: Sequence[Path], context: int, max_chunks: int, bos: int | None = None
-) -> np.ndarray:
+    tokenizer: Path, texts: Sequence[Path], context: int, max_chunks: int, bos: int | None = None, *,
+    marked: bool = False,
+) -> np.ndarray:  # fmt: skip
     """The first `max_chunks` chunks of each text, one text after the other: int64 [n, context].
 
     Args:
         tokenizer: a tokenizer.json.
+        marked: each chunk begins and ends as a text of its own does, with the tokens that the tokenizer adds.
 
     Raises:
         InputError: a text that cannot be read, or is shorter than one chunk.
@@ -67,12 +80,26 @@ def calibration_ids(
     encoder = read_tokenizer(tokenizer)
     cut = []
     for path in texts:
-        ids = encoder.encode(read_text(path), add_special_tokens=False).ids
+        text = read_text(path)
         try:
-            cut.append(chunks(ids, context, bos)[:max_chunks])
+            if marked:
+                cut.append(_marked(encoder, text, context)[:max_chunks])
+            else:
+                ids = encoder.encode(text, add_special_tokens=False).ids
+                cut.append(chunks(ids, context, bos)[:max_chunks])
         except InputError as error:
             raise InputError(f"text {path}: {error}") from None
     return np.concatenate(cut)
+
+
+def _marked(encoder: Tokenizer, text: str, context: int) -> np.ndarray:
+    encoder.no_padding()
+    encoder.enable_truncation(context)
+    first = encoder.encode(text)
+    full = [piece.ids for piece in (first, *first.overflowing) if len(piece.ids) == context]
+    if not full:
+        raise InputError(f"{len(first.ids)} tokens do not fill one chunk of {context}; give a longer text")
+    return np.array(full, np.int64)
 
 
 def spread(ids: np.ndarray, count: int) -> np.ndarray:

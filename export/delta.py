@@ -1,4 +1,6 @@
-"""Qwen3-Next's gated delta rule: linear attention whose state forgets, and corrects what it predicts of each value."""
+"""The gated delta rule of Qwen3-Next and Qwen3.5: linear attention whose state forgets, and corrects what it predicts
+of each value.
+"""
 
 import numpy as np
 import onnx_ir as ir
@@ -22,8 +24,8 @@ class GatedDelta(Module):
         assert mixer
         super().__init__(module_path(spec, f"layers.{i}.delta_out").rsplit(".", 1)[0], inside)
         self.context, self.mixer = context, mixer
-        self.project = layer_linear(context, i, "delta_in", self.path)
-        self.gates = layer_linear(context, i, "delta_gates", self.path)
+        names = ("qkv", "z", "b", "a") if mixer.apart else ("in", "gates")
+        self.projections = [layer_linear(context, i, f"delta_{name}", self.path) for name in names]
         self.convolution = Convolution(
             context, f"layers.{i}.conv", mixer.channels(spec.hidden_size), mixer.kernel, self.path, biased=False
         )
@@ -36,24 +38,36 @@ class GatedDelta(Module):
 
     def forward(self, op: Op, x: Value, past: tuple[Value, Value], step: Step) -> tuple[Value, Value, Value]:
         m = self.mixer
-        shared = m.value_heads // m.key_heads
-        sizes = [m.key_dim, m.key_dim, shared * m.value_dim, shared * m.value_dim]
-        parts = op.Split(self._by_head(op, self.project(op, x), sum(sizes)), constant(op, sizes), axis=3, _outputs=4)
-        *mixed, gate = (op.Reshape(part, constant(op, [0, 0, -1])) for part in parts)
-        convolved, conv = self.convolution(op, op.Concat(*mixed, axis=2), past[0], step)
+        mixed, gate, b, a = self._apart(op, x) if m.apart else self._dealt(op, x)
+        convolved, conv = self.convolution(op, mixed, past[0], step)
         sizes = [m.keys, m.keys, m.values]
         q, k, v = op.Split(activated(op, convolved, "silu"), constant(op, sizes), axis=2, _outputs=3)
-        y, state = self._attend(op, q, k, v, self._gates(op, x, step), past[1])
+        y, state = self._attend(op, q, k, v, self._gates(op, b, a, step), past[1])
         return self.out(op, self.norm(op, y, gate)), conv, state
+
+    def _apart(self, op: Op, x: Value) -> tuple[Value, ...]:
+        """Queries, keys and values side by side [B, S, channels]; output gates; b and a [B, S, value heads]."""
+        return tuple(project(op, x) for project in self.projections)
+
+    def _dealt(self, op: Op, x: Value) -> tuple[Value, ...]:
+        """The same of two matrices whose rows are dealt out by key head."""
+        m = self.mixer
+        shared = m.value_heads // m.key_heads
+        sizes = [m.key_dim, m.key_dim, shared * m.value_dim, shared * m.value_dim]
+        *mixed, gate = self._split(op, self.projections[0](op, x), sizes)
+        return op.Concat(*mixed, axis=2), gate, *self._split(op, self.projections[1](op, x), [shared, shared])
+
+    def _split(self, op: Op, x: Value, sizes: list[int]) -> list[Value]:
+        """Parts of so many channels of each key head."""
+        parts = op.Split(self._by_head(op, x, sum(sizes)), constant(op, sizes), axis=3, _outputs=len(sizes))
+        return [op.Reshape(part, constant(op, [0, 0, -1])) for part in parts]
 
     def _by_head(self, op: Op, x: Value, size: int) -> Value:
         return op.Reshape(x, constant(op, [0, 0, self.mixer.key_heads, size]))
 
-    def _gates(self, op: Op, x: Value, step: Step) -> tuple[Value, Value]:
+    def _gates(self, op: Op, b: Value, a: Value, step: Step) -> tuple[Value, Value]:
         """Logarithm of the decay and rate of the update, float32 [B, S, value heads]; padding changes nothing."""
-        shared = self.mixer.value_heads // self.mixer.key_heads
-        parts = op.Split(self._by_head(op, self.gates(op, x), 2 * shared), axis=3, num_outputs=2, _outputs=2)
-        b, a = (op.Cast(op.Reshape(part, constant(op, [0, 0, -1])), to=FLOAT) for part in parts)
+        b, a = (op.Cast(part, to=FLOAT) for part in (b, a))
         decay = op.Mul(op.Neg(op.Exp(self.decay)), op.Softplus(op.Add(a, self.time)))
         real, nothing = step.real_tokens(op), constant(op, 0, np.float32)
         return op.Where(real, decay, nothing), op.Where(real, op.Sigmoid(b), nothing)

@@ -2,6 +2,7 @@
 
 pp512   one prefill of a prompt of 512 tokens
 tg128   128 single-token decodes after an empty context, or after `depth` tokens (`tg128 @ d1024`)
+embed 32 x 256   of an embedding model: 32 texts of 256 tokens at once; tokens per second of all of them
 
 Tokens are random unless a text is given: rows called `pp512 text` use its tokens, because random tokens spread over
 experts otherwise than language does. Tokenizing and sampling are not timed. Every repetition is a process of its own
@@ -9,7 +10,7 @@ with its own warm-up, and repetitions alternate between the bundles, so that hea
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -18,6 +19,7 @@ import numpy as np
 from edgepress.bundle import Bundle, Manifest, open_bundle
 from edgepress.errors import InputError
 from edgepress.progress import Track, silent
+from edgepress.runtime.encoder import text_tokenizer, tokenize
 from edgepress.runtime.measure import Request, Result, Timing, measure_fresh
 from edgepress.runtime.tokenizer import Tokenizer
 
@@ -28,7 +30,7 @@ class Speed:
 
     Attributes:
         test: `pp512`, `tg128 @ d1024`, `pp512 text`, ... with the real number of tokens.
-        phase: `prefill` or `decode`.
+        phase: `prefill`, `decode` or `embed`.
         tokens_per_s, sd: mean and sample standard deviation of `samples`, one per repetition.
         tokens_per_joule: scope of the energy counter -> mean, or None where it could not be read.
         read_bytes_per_token: mean of what came from the disk instead of memory, or None where the system does not tell.
@@ -75,21 +77,23 @@ class Sizes:
 
 
 LLAMA_BENCH = Sizes()
+_BATCH = 32  # texts embedded at once
 
 
 @dataclass(frozen=True)
 class _Test:
     name: str
     phase: str
-    prompt: list[int]
-    continuation: list[int]
+    prompt: list[int] = field(default_factory=list)
+    continuation: list[int] = field(default_factory=list)
+    batch: list[list[int]] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
-        return len(self.prompt if self.phase == "prefill" else self.continuation)
+        return sum(map(len, self.batch)) + len(self.prompt if self.phase == "prefill" else self.continuation)
 
     def speed(self, timings: Sequence[Timing]) -> Speed:
-        prefill = self.phase == "prefill"
+        prefill = self.phase != "decode"
         samples = [self.tokens / (t.prefill_s if prefill else t.decode_s) for t in timings]
         joules = [t.prefill_joules if prefill else t.decode_joules for t in timings]
         per_joule = {scope: _per_joule(self.tokens, [j[scope] for j in joules]) for scope in joules[0]}
@@ -127,8 +131,10 @@ def bench(
     results: list[list[Result]] = [[] for _ in opened]
     turns = [turn for _ in range(repetitions) for turn in range(len(opened))]
     for turn in track(turns, "measure"):
-        runs = [(test.prompt, test.continuation) for test in tests[turn]]
-        results[turn].append(measure_fresh(Request(str(opened[turn].path), runs, provider, threads, expert_memory)))
+        runs = [(test.prompt, test.continuation) for test in tests[turn] if not test.batch]
+        batches = [test.batch for test in tests[turn] if test.batch]
+        request = Request(str(opened[turn].path), runs, provider, threads, expert_memory, batches)
+        results[turn].append(measure_fresh(request))
     return [
         _measurement(bundle, bundle_tests, bundle_results, provider, threads)
         for bundle, bundle_tests, bundle_results in zip(opened, tests, results, strict=True)
@@ -154,11 +160,27 @@ def _tests(bundle: Bundle, sizes: Sizes, text: str | None) -> list[_Test]:
     if min(sizes.prompt_tokens, sizes.generate, sizes.depth) < 0 or sizes.prompt_tokens + sizes.generate == 0:
         raise InputError(f"{sizes} measures nothing; give numbers of tokens from 0 up, not all 0")
     manifest = bundle.manifest
+    if manifest.task == "embedding":
+        return _embedding_tests(bundle, sizes, text)
     random = np.random.default_rng(0).integers(manifest.vocab_size, size=manifest.context).tolist()
     tests = _tests_with(manifest, sizes, random, "")
     if text is not None:
         ids = Tokenizer(bundle.path, bos=manifest.bos).encode(text)
         tests += _tests_with(manifest, sizes, ids[: manifest.context], " text")
+    return tests
+
+
+def _embedding_tests(bundle: Bundle, sizes: Sizes, text: str | None) -> list[_Test]:
+    """One text and a batch of them, of `prompt_tokens` tokens; and a batch of the first lines of a text."""
+    if not sizes.prompt_tokens:
+        raise InputError(f"{bundle.path} gives embeddings; measure it with --prompt-tokens from 1 up")
+    length = min(sizes.prompt_tokens, bundle.manifest.context)
+    ids = np.random.default_rng(0).integers(bundle.manifest.vocab_size, size=(_BATCH, length)).tolist()
+    tests = [_Test(f"embed {count} x {length}", "embed", batch=ids[:count]) for count in (1, _BATCH)]
+    lines = [line for line in (text or "").splitlines() if line.strip()][:_BATCH]
+    if lines:
+        batch = tokenize(text_tokenizer(bundle.path, bundle.manifest.context), lines)
+        tests.append(_Test(f"embed {len(lines)} lines", "embed", batch=batch))
     return tests
 
 

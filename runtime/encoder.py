@@ -41,7 +41,7 @@ class Encoder:
             raise InputError(f"{self.path} generates text and gives no embeddings; open it with Session or Engine")
         self.provider = providers.choose_provider(opened, provider)
         self._session: Any = providers.open_model(opened, self.provider, threads=threads, native=native)
-        self._tokenizer = _tokenizer(self.path, self.manifest.context)
+        self._tokenizer = text_tokenizer(self.path, self.manifest.context)
         self.load_s = perf_counter() - start
 
     def encode(self, texts: Sequence[str], *, batch: int = 32) -> np.ndarray:
@@ -52,16 +52,14 @@ class Encoder:
         """
         if not texts:
             raise InputError("there is no text to embed; give at least one")
-        return np.concatenate([self._run(self.tokens(texts[i : i + batch])) for i in range(0, len(texts), batch)])
+        return np.concatenate([self.embed(self.tokens(texts[i : i + batch])) for i in range(0, len(texts), batch)])
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, special tokens included."""
-        try:
-            return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        except (TypeError, UnicodeError):
-            raise InputError("a text is not valid Unicode; check the file's encoding") from None
+        return tokenize(self._tokenizer, texts)
 
-    def _run(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    def embed(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 [n, H]: the embeddings of texts given as ids, all at once."""
         lengths = np.array([len(s) for s in sequences])
         ids = np.zeros((len(sequences), max(1, lengths.max())), np.int64)
         for row, sequence in zip(ids, sequences, strict=True):
@@ -76,7 +74,20 @@ def _path(bundle: Bundle | Path | str) -> Path | str:
     return bundle.path if isinstance(bundle, Bundle) else bundle
 
 
-def _tokenizer(folder: Path, most: int) -> Any:
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text, special tokens included.
+
+    Raises:
+        InputError: text that is not valid Unicode.
+    """
+    try:
+        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    except (TypeError, UnicodeError):
+        raise InputError("a text is not valid Unicode; check the file's encoding") from None
+
+
+def text_tokenizer(folder: Path, most: int) -> Any:
+    """The tokenizer of a bundle, which cuts texts after `most` tokens; raises BundleError unless it is sound."""
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as cause:  # tokenizers raises nothing more specific

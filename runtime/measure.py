@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,24 @@ import numpy as np
 
 from edgepress import errors
 from edgepress.errors import EdgepressError, RuntimeFailure
+from edgepress.runtime.encoder import Encoder
 from edgepress.runtime.energy import EnergyMeter, Sensor, sensors
 from edgepress.runtime.session import Session
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to run. Each run is (prompt, continuation): a prefill, then one decode per token of the continuation."""
+    """What to run. Each run is (prompt, continuation): a prefill, then one decode per token of the continuation.
+
+    batches: of an encoder, which has no runs: the ids of texts that are embedded at once.
+    """
 
     bundle: str
     runs: list[tuple[list[int], list[int]]]
     provider: str | None = None
     threads: int | None = None
     expert_memory: int | None = None
+    batches: list[list[list[int]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Result:
 
 def measure(request: Request) -> Result:
     """Load, warm up with every prompt and one token after it, then time every run once."""
+    if request.batches:
+        return _measure_encoder(request)
     longest = max((len(prompt) + len(continuation) for prompt, continuation in request.runs), default=1)
     session = Session(
         request.bundle,
@@ -70,6 +77,23 @@ def measure(request: Request) -> Result:
         _run(session, found, prompt, continuation[:1])
     timings = [_run(session, found, prompt, continuation) for prompt, continuation in request.runs]
     return Result(session.load_s, peak_rss_bytes(), session.kv_bytes_per_token, timings)
+
+
+def _measure_encoder(request: Request) -> Result:
+    """The same with batches of texts; they are what Timing calls a prefill."""
+    encoder = Encoder(request.bundle, provider=request.provider, threads=request.threads)
+    found = sensors(gpu=encoder.provider == "cuda")
+    for batch in request.batches:
+        encoder.embed(batch)
+    timings = []
+    for batch in request.batches:
+        before = read_bytes()
+        with EnergyMeter(found) as meter:
+            start = time.perf_counter()
+            encoder.embed(batch)
+            seconds = time.perf_counter() - start
+        timings.append(Timing(seconds, meter.joules, 0.0, {}, _difference(read_bytes(), before)))
+    return Result(encoder.load_s, peak_rss_bytes(), 0, timings)
 
 
 def _run(session: Session, found: Sequence[Sensor], prompt: list[int], continuation: list[int]) -> Timing:

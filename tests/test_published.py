@@ -4,10 +4,35 @@ from pathlib import Path
 
 import pytest
 
+from edgepress.architecture import load_architecture, read_spec
 from edgepress.cli.devices import read_model
 from edgepress.cli.inspecting import inspect_model
+from edgepress.devices.cost import active_parameters
 from edgepress.devices.planner import plan_for
+from edgepress.roles import parameters
 from tests.headers import DEEPSEEK_R1, write_headers
+
+QWEN3_5 = {
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"], "image_token_id": 248056, "model_type": "qwen3_5_moe",
+    "text_config": {
+        "attention_bias": False, "attention_dropout": 0.0, "attn_output_gate": True, "dtype": "bfloat16",
+        "eos_token_id": 248044, "full_attention_interval": 4, "head_dim": 256, "hidden_act": "silu",
+        "hidden_size": 2048, "initializer_range": 0.02,
+        "layer_types": [*["linear_attention"] * 3, "full_attention"] * 10, "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+        "linear_value_head_dim": 128, "mamba_ssm_dtype": "float32", "max_position_embeddings": 262144,
+        "mlp_only_layers": [], "model_type": "qwen3_5_moe_text", "moe_intermediate_size": 512,
+        "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False, "num_attention_heads": 16,
+        "num_experts": 256, "num_experts_per_tok": 8, "num_hidden_layers": 40, "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06, "rope_parameters": {
+            "mrope_interleaved": True, "mrope_section": [11, 11, 10], "partial_rotary_factor": 0.25,
+            "rope_theta": 10000000, "rope_type": "default"},
+        "router_aux_loss_coef": 0.001, "shared_expert_intermediate_size": 512, "tie_word_embeddings": False,
+        "use_cache": True, "vocab_size": 248320,
+    },
+    "tie_word_embeddings": False, "video_token_id": 248057, "vision_config": {"depth": 27},
+    "vision_end_token_id": 248054, "vision_start_token_id": 248053,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +64,11 @@ def test_kimi_k2_is_deepseek_v3_of_another_name(tmp_path: Path) -> None:
     folder = write_headers(tmp_path / "model", {**DEEPSEEK_R1, **changes})
     facts = inspect_model(str(folder))
     assert (facts["model_type"], facts["experts"]["count"]) == ("deepseek_v3", 384)
+
+
+def test_qwen3_5_is_as_large_as_its_name_says() -> None:
+    """Qwen3.5-35B-A3B, as published; what concerns pictures and prediction of several tokens is left out."""
+    spec = read_spec(QWEN3_5, load_architecture("qwen3_5_moe"))
+    assert (spec.layers, len(spec.mixer.layers) if spec.mixer else 0) == (40, 30)
+    assert parameters(spec) == pytest.approx(35e9, rel=0.02)
+    assert active_parameters(spec) == pytest.approx(3e9, rel=0.1)

@@ -129,6 +129,14 @@ OF_TYPE: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 64, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
         "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     },
+    "qwen3_5_moe_text": {
+        **MIXTURE, "layer_types": ["linear_attention", "full_attention"], "head_dim": 32, "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 64, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16, "linear_value_head_dim": 32, "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5, "mrope_section": [3, 3, 2],
+            "mrope_interleaved": True,
+        },
+    },
     "granitemoehybrid": {
         "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64, "shared_intermediate_size": 96,
@@ -148,10 +156,15 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 
 # Language models inside checkpoints that also see: model_type -> that of the language model.
-COMPOSITES = {"llama4": "llama4_text"}
-VISION = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128, "image_size": 28,
-    "patch_size": 14, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32,
+COMPOSITES = {"gemma3": "gemma3_text", "llama4": "llama4_text", "qwen3_5_moe": "qwen3_5_moe_text"}
+_INSIDE: dict[str, dict[str, Any]] = {"gemma3": {"final_logit_softcapping": None}}  # facts of the language model there
+_SEEING = {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+VISION: dict[str, dict[str, Any]] = {
+    "gemma3": {**_SEEING, "hidden_size": 32, "intermediate_size": 64},
+    "llama4": {**_SEEING, "hidden_size": 32, "intermediate_size": 128, "vision_output_dim": 32,
+               "projector_input_dim": 32, "projector_output_dim": 32},
+    "qwen3_5_moe": {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64,
+                    "num_position_embeddings": 16},
 }  # fmt: skip
 
 
@@ -160,8 +173,8 @@ def tiny_config(model_type: str, **overrides: Any) -> Any:
     from transformers import AutoConfig
 
     if model_type in COMPOSITES:
-        text = tiny_config(COMPOSITES[model_type]).to_dict()
-        return AutoConfig.for_model(model_type, text_config=text, vision_config=VISION, **overrides)
+        text = tiny_config(COMPOSITES[model_type], **_INSIDE.get(model_type, {})).to_dict()
+        return AutoConfig.for_model(model_type, text_config=text, vision_config=VISION[model_type], **overrides)
     facts = OF_TYPE.get(model_type) or ENCODERS[model_type]
     return AutoConfig.for_model(model_type, **{**COMMON, **facts, **overrides})
 

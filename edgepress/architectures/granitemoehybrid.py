@@ -1,4 +1,4 @@
-"""Granite 4 hybrids: Mamba-2 in most layers, attention without positions in some, experts and a shared one in all."""
+"""Granite 4: Mamba-2 in most layers, attention in the others; experts and a shared one, or that one alone."""
 
 from edgepress.architecture import Architecture, Attention, Experts, Fused, ModelSpec, Routing
 from edgepress.architectures import _names as names
@@ -14,6 +14,13 @@ def _is_mamba(i: int, types: tuple[str, ...]) -> bool:
     kinds = {"mamba": True, "linear_attention": True, "attention": False, "full_attention": False}
     return kinds[types[i]] if types else True
 
+
+_EXPERTS = Experts(
+    count=From("num_local_experts", 8),
+    intermediate=From("intermediate_size"),
+    routing=Routing(k=From("num_experts_per_tok", 2), score="softmax_topk"),
+    shared_intermediate=From("shared_intermediate_size", 1024),
+)
 
 ARCHITECTURE = Architecture(
     spec=ModelSpec(
@@ -34,17 +41,14 @@ ARCHITECTURE = Architecture(
         embedding_scale=From("embedding_multiplier", 1.0),
         residual_scale=From("residual_multiplier", 1.0),
         logit_scale=Derived(lambda divisor: 1 / divisor, From("logits_scaling", 1.0)),
-        experts=Experts(
-            count=From("num_local_experts", 8),
-            intermediate=From("intermediate_size"),
-            routing=Routing(k=From("num_experts_per_tok", 2), score="softmax_topk"),
-            shared_intermediate=From("shared_intermediate_size", 1024),
-        ),
+        intermediate=From("shared_intermediate_size", 1024),
+        experts=Derived(lambda count, experts: experts if count else None, From("num_local_experts", 8), _EXPERTS),
     ),
     tensors=names.DECODER
     | names.ATTENTION
     | names.swiglu("layers.{i}.experts.{e}", f"{_MOE}.experts.{{e}}")
     | names.swiglu("layers.{i}.shared", _SHARED)
+    | names.swiglu("layers.{i}.ffn", _SHARED)
     | {
         "layers.{i}.router": f"{_MOE}.router.layer.weight",
         "layers.{i}.conv": f"{_LAYER}.mamba.conv1d.weight",
@@ -58,8 +62,11 @@ ARCHITECTURE = Architecture(
     },
     fused=(
         *names.fused_experts(f"{_MOE}.input_linear.weight", f"{_MOE}.output_linear.weight"),
-        Fused(f"{_SHARED}.input_linear.weight", ("layers.{i}.shared.gate", "layers.{i}.shared.up")),
-        Fused(f"{_SHARED}.output_linear.weight", ("layers.{i}.shared.down",)),
+        *(
+            Fused(f"{_SHARED}.{name}_linear.weight", tuple(f"layers.{{i}}.{role}.{part}" for part in parts))
+            for role in ("shared", "ffn")
+            for name, parts in (("input", ("gate", "up")), ("output", ("down",)))
+        ),
     ),
     accepts=names.ACCEPTS | {"mamba_proj_bias": (False,), "time_step_limit": (0.0, float("inf"))},
     ignores=("mamba_chunk_size", "mamba_expand"),

@@ -8,18 +8,20 @@ from edgepress.mixers import Mixer
 _LINEAR = "model.layers.{i}.linear_attn"
 _EVERY = Layers(lambda i, interval: (i + 1) % interval > 0, From("full_attention_interval", 4))
 
+MIXER = Mixer(
+    kind="gated_delta",
+    layers=names.layers_of_type("linear_attention", _EVERY),
+    kernel=From("linear_conv_kernel_dim", 4),
+    key_heads=From("linear_num_key_heads"),
+    value_heads=From("linear_num_value_heads"),
+    key_dim=From("linear_key_head_dim"),
+    value_dim=From("linear_value_head_dim"),
+)
+
 ARCHITECTURE = Architecture(
     spec=ModelSpec(
         attention=Attention(qk_norm="head", output_gate=True),
-        mixer=Mixer(
-            kind="gated_delta",
-            layers=names.layers_of_type("linear_attention", _EVERY),
-            kernel=From("linear_conv_kernel_dim", 4),
-            key_heads=From("linear_num_key_heads"),
-            value_heads=From("linear_num_value_heads"),
-            key_dim=From("linear_key_head_dim"),
-            value_dim=From("linear_value_head_dim"),
-        ),
+        mixer=MIXER,
         experts=Experts(
             count=From("num_experts"),
             intermediate=From("moe_intermediate_size"),

@@ -17,6 +17,7 @@ from edgepress.errors import EdgepressError, InputError
 from edgepress.formats import CUDA_FORMATS
 from edgepress.progress import Track
 
+_EMBEDDED = 128  # tokens of a text that is embedded
 _FISHER_CHUNKS, _MEASURED_CHUNKS = 16, 8  # of the calibration's, evenly spaced: more change little
 
 
@@ -151,7 +152,7 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
         plan, ids = load_plan(press.plan, checkpoint.spec), _calibration_ids(checkpoint, press)
         return plan, _calibrated(checkpoint, press, ids, track, cache)
     share = _kept_share(press.keep_experts)
-    _check_bound(press)
+    _check_bound(press, checkpoint.spec)
     ids = _calibration_ids(checkpoint, press)
     if ids is None and (share is None or (share != 1 and press.prune not in ("random", "aimer"))):
         what = "--keep-experts auto" if share is None else f"--prune {press.prune}"
@@ -175,9 +176,11 @@ def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache:
     return _with_agreement(plan, checkpoint.spec, press, share, statistics, more.get("fisher")), statistics
 
 
-def _check_bound(press: Press) -> None:
+def _check_bound(press: Press, spec: Any) -> None:
     if press.max_kl is None:
         return
+    if spec.encoder:
+        raise InputError("--max-kl bounds what predictions lose, and an embedding model makes none; use --bits")
     if press.bits is not None or press.max_size or press.device:
         raise InputError("--max-kl asks for the smallest bundle; leave out --bits, --max-size and --device")
     if not press.max_kl > 0:
@@ -237,6 +240,8 @@ def _in_nats(
     checkpoint: Any, press: Press, ids: np.ndarray, statistics: Any, track: Track, cache: Path
 ) -> dict[str, Any]:
     """What make_plan takes to count costs in nats, unless nothing is to be allocated."""
+    if checkpoint.spec.encoder:  # which predicts nothing: costs are relative errors
+        return {}
     from edgepress.compress.fisher import fisher_of
     from edgepress.compress.planning import UNIFORM
     from edgepress.compress.rounded import divergences_of
@@ -268,16 +273,19 @@ def _budget(spec: Any, press: Press) -> int | None:
 def _calibration_ids(checkpoint: Any, press: Press) -> np.ndarray | None:
     if not press.calibrate:
         return None
-    if checkpoint.spec.encoder:
-        raise InputError("calibration observes models that generate text; leave out --calibrate for an embedding model")
     return text_ids(checkpoint, press, press.calibration_chunks)
 
 
 def text_ids(checkpoint: Any, press: Press, chunks: int) -> np.ndarray:
+    from edgepress.pooling import read_pooling
     from edgepress.texts import calibration_ids
 
-    context = min(512, checkpoint.spec.context)
-    return calibration_ids(checkpoint.path / "tokenizer.json", press.calibrate or [], context, chunks)
+    spec = checkpoint.spec
+    context = min(512, spec.context)
+    if spec.encoder:
+        context = min(_EMBEDDED, spec.context, read_pooling(checkpoint.path).length or spec.context)
+    tokenizer = checkpoint.path / "tokenizer.json"
+    return calibration_ids(tokenizer, press.calibrate or [], context, chunks, marked=spec.encoder)
 
 
 def _calibrated(checkpoint: Any, press: Press, ids: np.ndarray | None, track: Track, cache: Path) -> Any:

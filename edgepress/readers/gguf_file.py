@@ -26,8 +26,9 @@ _MOST_AXES = 4
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: its type, its shape (rows last but one, columns last), its first byte and its size."""
+    """Where a tensor lies: its file, type, shape (rows last but one, columns last), first byte and size."""
 
+    path: Path
     type: gguf.GGMLQuantizationType
     shape: tuple[int, ...]
     start: int
@@ -92,7 +93,7 @@ class _Cursor:
         nbytes = prod(shape) // block * size
         if start + offset + nbytes > len(self._data):
             raise ValueError(f"tensor {name} ends at byte {start + offset + nbytes} of {len(self._data)}")
-        return Tensor(known, shape, start + offset, nbytes)
+        return Tensor(self._path, known, shape, start + offset, nbytes)
 
     def _info(self) -> tuple[tuple[int, ...], int, int]:
         axes = self._scalar("I")

@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint: metadata becomes config.json, tensors get the names of the architecture's literal."""
+"""GGUF files as a checkpoint: metadata becomes config.json, tensors get the names of the architecture's literal."""
 
 import re
 from collections.abc import Iterator
@@ -14,8 +14,9 @@ from gguf.quants import dequantize
 
 from edgepress.architecture import Rope, load_architecture
 from edgepress.errors import UnsupportedModel
-from edgepress.readers.gguf_file import Header, Tensor, read_header
+from edgepress.readers.gguf_file import Header, Tensor
 from edgepress.readers.gguf_names import EXPERTS, FAMILIES, IGNORED, LAYER, LLAMA_WITH_EXPERTS, TENSORS, Family
+from edgepress.readers.gguf_split import read_model
 from edgepress.readers.reader import DTYPES, Held, read_array
 from edgepress.rope import inverse_frequencies
 
@@ -36,7 +37,7 @@ class _Place:
 
 
 class GgufReader:
-    """A Reader of one GGUF file.
+    """A Reader of a GGUF file, or of all the parts that one of them belongs to.
 
     Attributes:
         config: what config.json would say.
@@ -44,8 +45,7 @@ class GgufReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        header = read_header(path)
+        header = read_model(path)
         self.metadata = header.metadata
         self._family = _family(path, header)
         self._held = header.tensors
@@ -57,7 +57,7 @@ class GgufReader:
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        return dict.fromkeys(self._places, self._path)
+        return {name: self._held[place.tensor].path for name, place in self._places.items()}
 
     @cached_property
     def tensors(self) -> dict[str, Held]:
@@ -87,8 +87,8 @@ class GgufReader:
         offset = tensor.start + (place.first + start) * row_bytes
         kind = tensor.type
         if kind.name in DTYPES:
-            return read_array(self._path, place.tensor, DTYPES[kind.name], offset, (stop - start, columns))
-        packed = read_array(self._path, place.tensor, "uint8", offset, (stop - start, row_bytes))
+            return read_array(tensor.path, place.tensor, DTYPES[kind.name], offset, (stop - start, columns))
+        packed = read_array(tensor.path, place.tensor, "uint8", offset, (stop - start, row_bytes))
         with np.errstate(over="ignore", invalid="ignore"):  # the checkpoint refuses what is not finite by name
             return np.asarray(dequantize(packed, kind), np.float32)
 
@@ -102,8 +102,6 @@ def _neighbours(head_rows: int, start: int, stop: int) -> np.ndarray:
 
 def _family(path: Path, header: Header) -> Family:
     name = header.metadata.get("general.architecture")
-    if header.metadata.get("split.count", 0) > 1:
-        raise UnsupportedModel(f"{path} is one of several files; join them with llama-gguf-split --merge")
     if name == "llama" and header.metadata.get("llama.expert_count", 0):
         return LLAMA_WITH_EXPERTS
     if name not in FAMILIES:
@@ -150,7 +148,7 @@ def _rope_scaling(path: Path, facts: dict[str, Any], config: dict[str, Any], hea
 
 def _llama3(path: Path, config: dict[str, Any], tensor: Tensor) -> dict[str, Any]:
     """Llama 3's rotary scaling, which GGUF files hold as one divisor per frequency."""
-    stored = read_array(path, _ROPE_FACTORS, "float32", tensor.start, tensor.shape)
+    stored = read_array(tensor.path, _ROPE_FACTORS, "float32", tensor.start, tensor.shape)
     scaling = {"factor": float(stored.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 8192}  # fmt: skip
     plain = Rope(float(config.get("rope_theta", 0)), "default", {}, 1.0)

@@ -34,7 +34,7 @@ Experts::Experts(const Node& node)
       block_(block_size(node)),
       biased_(node.flag("biased")),
       quantized_(quantized_kernels(node, kernels_)),
-      residency_(node.residency ? node.residency->open() : nullptr) {
+      tenant_(node.residency ? std::make_unique<Tenant>(node.residency->open()) : nullptr) {
   if (gate_up_.map.size() != down_.map.size()) throw Error("gate_up_map and down_map must describe the same experts");
 }
 
@@ -133,7 +133,7 @@ void Experts::compute(const Context& call) const {
   const Routes routes = group(chosen, call.input(2, "experts", TYPE_INT64, chosen.shape));
   float* y = static_cast<float*>(call.output(0, x.shape));
   if (!element_count(x.shape)) return;  // without a look at the tokens: there may be any number of nothing
-  if (residency_) weights.loan = residency_->lend(weights.gate_up, weights.down, routes.expert, chosen.shape[1]);
+  if (tenant_) weights.loan = tenant_->lend(weights.gate_up, weights.down, routes.expert, chosen.shape[1]);
   std::fill_n(y, tokens * hidden, 0.0f);
 
   const int64_t inner = weights.down[0].columns;

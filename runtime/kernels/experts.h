@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -52,7 +53,7 @@ class Experts {
   int block_;
   bool biased_;
   const QuantizedKernels* quantized_;  // null for float activations
-  std::shared_ptr<Residency> residency_;  // null where all experts may stay in memory
+  std::unique_ptr<Tenant> tenant_;  // null where all experts may stay in memory
 };
 
 }  // namespace edgepress

@@ -18,7 +18,7 @@
 namespace edgepress {
 
 MappedFiles::~MappedFiles() {
-  for (const auto& [path, file] : files_) close(file);
+  for (const auto& [identity, file] : files_) close(file);
 }
 
 FilePlace MappedFiles::find(const void* data, int64_t bytes) {
@@ -56,7 +56,8 @@ const MappedFiles::Mapping* MappedFiles::covering(uintptr_t begin, uintptr_t end
 }
 
 int MappedFiles::open(const Mapping& mapping) {
-  const auto found = files_.find(mapping.path);
+  const std::pair identity(mapping.path, mapping.inode);
+  const auto found = files_.find(identity);
   if (found != files_.end()) return found->second;
   int file = ::open(mapping.path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   if (file < 0 && errno == EINVAL) file = ::open(mapping.path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -66,7 +67,7 @@ int MappedFiles::open(const Mapping& mapping) {
     close(file);
     throw Error(mapping.path + " was replaced after it was loaded; open the session again");
   }
-  return files_[mapping.path] = file;
+  return files_[identity] = file;
 }
 
 }  // namespace edgepress

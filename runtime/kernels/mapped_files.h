@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace edgepress {
@@ -24,6 +25,9 @@ class MappedFiles {
   // Throws Error unless all `bytes` bytes lie in one mapping of a regular file that can be opened.
   FilePlace find(const void* data, int64_t bytes);
 
+  // Look for them anew: files may have been unmapped, and others mapped where they were.
+  void forget_mappings() { mappings_.clear(); }
+
  private:
   struct Mapping {
     uintptr_t begin, end;
@@ -36,7 +40,7 @@ class MappedFiles {
   int open(const Mapping& mapping);
 
   std::vector<Mapping> mappings_;  // by address
-  std::map<std::string, int> files_;
+  std::map<std::pair<std::string, unsigned long>, int> files_;  // by path and inode: a path may be given to another
 };
 
 }  // namespace edgepress

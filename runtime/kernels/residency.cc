@@ -80,8 +80,8 @@ Residency::Residency(int64_t bound)
       arena_(std::max(bound_, kSector)),
       readers_([this](const Piece& piece, int error) { finish(piece, error); }) {}
 
-Loan Residency::lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, const std::vector<int64_t>& experts,
-                     int64_t k) {
+Loan Residency::lend(Tenant& tenant, std::vector<Matrix>& gate_up, std::vector<Matrix>& down,
+                     const std::vector<int64_t>& experts, int64_t k) {
   std::vector<Matrix*> wanted;
   for (const int64_t e : experts) wanted.insert(wanted.end(), {&gate_up[e], &down[e]});
   Loan loan(*this);
@@ -89,14 +89,14 @@ Loan Residency::lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, co
   std::vector<Piece> reads[2];  // of gate_up, of down
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    require(gate_up, down, k);
-    for (size_t i = 0; i < wanted.size(); ++i) loan.held_[i] = find(*wanted[i]);  // before anything is dropped
+    require(tenant, gate_up, down, k);
+    for (size_t i = 0; i < wanted.size(); ++i) loan.held_[i] = find(tenant, *wanted[i]);  // before anything is dropped
     std::vector<std::vector<Piece>> missing(wanted.size());
     for (size_t i = 0; i < wanted.size(); ++i)
       if (!loan.held_[i]) missing[i] = pieces_of(*wanted[i], files_);  // may throw, nothing after it does
     for (size_t i = 0; i < wanted.size(); ++i) {
-      if (loan.held_[i] || (loan.held_[i] = find(*wanted[i]))) continue;
-      Resident* const resident = loan.held_[i] = admit(*wanted[i]);
+      if (loan.held_[i] || (loan.held_[i] = find(tenant, *wanted[i]))) continue;
+      Resident* const resident = loan.held_[i] = admit(tenant, *wanted[i]);
       if (!resident) {
         read_ahead(*wanted[i], loan.mapped_);
         continue;
@@ -115,9 +115,10 @@ Loan Residency::lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, co
   return loan;
 }
 
-void Residency::require(const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k) {
-  int64_t& known = required_[gate_up[0].weight];  // of a layer k never changes, save in hand-made calls
-  if (known == k) return;
+void Residency::require(Tenant& tenant, const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down,
+                        int64_t k) {
+  if (tenant.required_ == k) return;  // of a layer k never changes, save in hand-made calls
+  if (!tenant.required_) files_.forget_mappings();  // they may be of sessions that are gone
   std::vector<int64_t> bytes(gate_up.size());
   for (size_t e = 0; e < bytes.size(); ++e) bytes[e] = room(gate_up[e]) + room(down[e]);
   std::sort(bytes.begin(), bytes.end(), std::greater<>());
@@ -126,28 +127,29 @@ void Residency::require(const std::vector<Matrix>& gate_up, const std::vector<Ma
   if (needed > bound_)
     throw Error("expert_memory cannot hold the " + std::to_string(k) + " experts of one token; give at least " +
                 std::to_string(needed) + " bytes");
-  known = k;
+  tenant.required_ = k;
 }
 
-Residency::Resident* Residency::find(const Matrix& matrix) {
-  const auto found = known_.find(matrix.weight);
-  if (found == known_.end()) return nullptr;
+Residency::Resident* Residency::find(const Tenant& tenant, const Matrix& matrix) {
+  const auto found = tenant.known_.find(matrix.weight);
+  if (found == tenant.known_.end()) return nullptr;
   used_.splice(used_.begin(), used_, found->second);
   ++found->second->users;
   return &*found->second;
 }
 
 // Null where everything that could make room is in use.
-Residency::Resident* Residency::admit(const Matrix& matrix) {
+Residency::Resident* Residency::admit(Tenant& tenant, const Matrix& matrix) {
   const int64_t bytes = room(matrix);
   uint8_t* memory;
   while (!(memory = arena_.take(bytes)))
     if (!drop_oldest()) return nullptr;
   Resident& resident = used_.emplace_front();
+  resident.tenant = &tenant;
   resident.weight = matrix.weight;
   resident.memory = memory;
   resident.bytes = bytes;
-  known_[matrix.weight] = used_.begin();
+  tenant.known_[matrix.weight] = used_.begin();
   return &resident;
 }
 
@@ -162,8 +164,17 @@ bool Residency::drop_oldest() {
 
 void Residency::drop(Used::iterator resident) {
   arena_.give_back(resident->memory, resident->bytes);
-  known_.erase(resident->weight);
+  if (resident->tenant) resident->tenant->known_.erase(resident->weight);
   used_.erase(resident);
+}
+
+// Nothing of it is borrowed any more. What is still being read, after a call that failed, is dropped in its turn.
+void Residency::evict(Tenant& tenant) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [weight, resident] : std::exchange(tenant.known_, {})) {
+    resident->tenant = nullptr;
+    if (!resident->pending) drop(resident);
+  }
 }
 
 // What stays mapped is left to the page cache, which is told before and after.
@@ -197,7 +208,7 @@ void Residency::release(const Loan& loan) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (size_t i = 0; i < loan.held_.size(); ++i) {
       Resident* const resident = loan.held_[i];
-      if (resident && !--resident->users && resident->error && !resident->pending) drop(known_[resident->weight]);
+      if (resident && !--resident->users && resident->error && !resident->pending) drop(resident->tenant->known_[resident->weight]);
     }
   }
   for (const Mapped& mapped : loan.mapped_) {

@@ -19,20 +19,18 @@
 namespace edgepress {
 
 class Loan;
+class Tenant;
 
 // Thread-safe. The unit is a matrix; matrices that a call borrows stay until it ends.
 class Residency {
  public:
   explicit Residency(int64_t bound);
 
-  // Points the matrices of the chosen experts into memory, and starts to read those that are not there yet: gate_up of
-  // all experts first, each in the given order. What the bound has no room for stays mapped, and is asked for ahead.
-  // Throws Error where the bound is too small for any `k` experts.
-  Loan lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, const std::vector<int64_t>& experts, int64_t k);
-
  private:
   friend class Loan;
+  friend class Tenant;
   struct Resident {
+    Tenant* tenant;         // null when it is gone
     const uint8_t* weight;  // where it is mapped
     uint8_t* memory;
     int64_t bytes;
@@ -47,9 +45,12 @@ class Residency {
     FilePlace place;
   };
 
-  void require(const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k);
-  Resident* find(const Matrix& matrix);
-  Resident* admit(const Matrix& matrix);
+  Loan lend(Tenant& tenant, std::vector<Matrix>& gate_up, std::vector<Matrix>& down,
+            const std::vector<int64_t>& experts, int64_t k);
+  void evict(Tenant& tenant);
+  void require(Tenant& tenant, const std::vector<Matrix>& gate_up, const std::vector<Matrix>& down, int64_t k);
+  Resident* find(const Tenant& tenant, const Matrix& matrix);
+  Resident* admit(Tenant& tenant, const Matrix& matrix);
   bool drop_oldest();
   void drop(Used::iterator resident);
   void await(const Resident& resident);
@@ -63,9 +64,28 @@ class Residency {
   Arena arena_;
   MappedFiles files_;
   Used used_;  // the latest first
-  std::unordered_map<const uint8_t*, Used::iterator> known_;
-  std::unordered_map<const uint8_t*, int64_t> required_;  // a layer -> the k that the bound is known to have room for
   Readers readers_;  // last: its threads end before what they fill
+};
+
+// The experts of one layer. What is known of them by their addresses goes with it: when a session is closed and its file
+// unmapped, another file may be mapped there.
+class Tenant {
+ public:
+  explicit Tenant(std::shared_ptr<Residency> residency) : residency_(std::move(residency)) {}
+  Tenant(const Tenant&) = delete;
+  Tenant& operator=(const Tenant&) = delete;
+  ~Tenant() { residency_->evict(*this); }
+
+  // Points the matrices of the chosen experts into memory, and starts to read those that are not there yet: gate_up of
+  // all experts first, each in the given order. What the bound has no room for stays mapped, and is asked for ahead.
+  // Throws Error where the bound is too small for any `k` experts.
+  Loan lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, const std::vector<int64_t>& experts, int64_t k);
+
+ private:
+  friend class Residency;
+  const std::shared_ptr<Residency> residency_;
+  std::unordered_map<const uint8_t*, Residency::Used::iterator> known_;
+  int64_t required_ = 0;  // the k that the bound is known to have room for
 };
 
 // The matrices that one call borrows: 2g and 2g + 1 are gate_up and down of its g-th expert.
@@ -91,6 +111,11 @@ class Loan {
   std::vector<Residency::Resident*> held_;   // null where it stays mapped
   std::vector<Residency::Mapped> mapped_;  // those
 };
+
+inline Loan Tenant::lend(std::vector<Matrix>& gate_up, std::vector<Matrix>& down, const std::vector<int64_t>& experts,
+                         int64_t k) {
+  return residency_->lend(*this, gate_up, down, experts, k);
+}
 
 // What the sessions of one OrtSessionOptions share: made for the first kernel, gone with the last.
 class SharedResidency {

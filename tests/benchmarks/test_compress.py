@@ -41,10 +41,13 @@ def test_compression_beside_llama_quantize(tmp_path: Path) -> None:
     quantize.chmod(0o755)
     table = measure_compression(tmp_path, tmp_path / "checkpoint", half, quantize, 1, 1)
     rows = {(row.quantity, row.engine): row for row in table.rows}
-    ours, theirs = "edgepress, --bits 4", "llama-quantize Q4_K"
+    ours, mixed, theirs = "edgepress, --bits 4", "edgepress, 4z and 5 bits in blocks of 64", "llama-quantize Q4_K"
     assert {quantity for quantity, _ in rows} == {*QUANTITIES, OTHERS}
     assert 0.06 < rows["relative error", ours].median < 0.09
     assert 0.003 < rows["relative error", theirs].median < 0.008
+    assert 0.04 < rows["relative error", mixed].median < rows["relative error", ours].median
+    bits = "bits per weight of the matrices"
+    assert [rows[bits, engine].median for engine in (ours, theirs)] == pytest.approx([4.63, 8.5], rel=0.01)
     assert rows["resident memory", ours].median > 0.01
     assert rows["size of the files", theirs].median == (tmp_path / "Q4_K.gguf").stat().st_size / 1e9
 

@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import BertProcessing
 
 from edgepress.errors import CheckpointError, InputError
 from edgepress.texts import calibration_ids, chunks, read_text
@@ -77,3 +80,15 @@ def test_a_calibration_text_shorter_than_a_chunk_is_refused_by_name(tmp_path: Pa
 def test_a_damaged_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         calibration_ids(written(tmp_path / "tokenizer.json", b"{"), [], context=8, max_chunks=1)
+
+
+def test_marked_chunks_begin_and_end_as_a_text_of_its_own(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "red": 3, "green": 4}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = BertProcessing(("[SEP]", 1), ("[CLS]", 0))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = written(tmp_path / "a.txt", b"red green red red green green red")
+    ids = calibration_ids(tmp_path / "tokenizer.json", [text], context=5, max_chunks=9, marked=True)
+    assert ids.tolist() == [[0, 3, 4, 3, 1], [0, 3, 4, 4, 1]]
+    with pytest.raises(InputError, match=r"a\.txt: 9 tokens do not fill one chunk of 16"):
+        calibration_ids(tmp_path / "tokenizer.json", [text], context=16, max_chunks=9, marked=True)

@@ -60,7 +60,7 @@ def test_files_beside_the_weights_count() -> None:
 
 def test_memory_holds_weights_kv_arena_and_reserve() -> None:
     prediction = plan_for(SPEC, device=load_profile("raspberry-pi-5"), context=256)
-    assert set(prediction.memory) == {"weights", "kv", "arena", "reserve"}
+    assert set(prediction.memory) == {"weights", "unpacked", "kv", "arena", "reserve"}
     assert prediction.memory["kv"] == 256 * 6 * 2 * 2 * 64 * 4
     assert prediction.memory["reserve"] == 2**30
 

@@ -124,8 +124,17 @@ def test_the_command_prints_an_embedding_and_compares_cosines(
     code, out, _ = edgepress("compare", bundle, "--reference", model, "--text", str(text), "--json")
     assert code == 0
     assert json.loads(out)["rows"][0]["min_cosine"] > COSINE
-    code, _, err = edgepress("export", model, "-o", str(tmp_path / "x"), "--bits", "5", "--calibrate", str(text))
-    assert (code, err.startswith("error: calibration")) == (1, True)
+    code, out, _ = edgepress("bench", bundle, "--text", str(text), "--repetitions", "2", "--json")
+    (measured,) = json.loads(out)["bundles"]
+    assert [(s["test"], s["tokens"]) for s in measured["speeds"][:2]] == [
+        ("embed 1 x 256", 256),
+        ("embed 32 x 256", 8192),
+    ]
+    assert measured["speeds"][2]["test"] == f"embed {len(TEXTS)} lines"
+    assert all(len(s["samples"]) == 2 and s["tokens_per_s"] > 0 for s in measured["speeds"])
+    assert measured["load_s"] > 0 and 20e6 < measured["peak_rss_bytes"] < 2e9
+    code, _, err = edgepress("bench", bundle, "--prompt-tokens", "0")
+    assert (code, "--prompt-tokens" in err) == (1, True)
 
 
 def test_fewer_bits_turn_embeddings_away(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ FACTS: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"n_inner": 96, "activation_function": "gelu_pytorch_tanh"}),
     ("gpt_oss", {"attention_bias": False, "rope_parameters": DEFAULT, "swiglu_alpha": 1.0}),
     ("granitemoe", {"attention_bias": True, "tie_word_embeddings": False}),
+    ("granitemoehybrid", {"num_local_experts": 0, "num_experts_per_tok": 0}),
+    ("granitemoehybrid", {"num_local_experts": 0, "position_embedding_type": "rope",
+                          "layer_types": ["full_attention"] * 3}),
     ("hunyuan_v1_moe", {"rope_parameters": {**DEFAULT, "rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0}}),
     ("llama4_text", {"num_experts_per_tok": 2, "use_qk_norm": False, "attn_temperature_tuning": False,
                      "moe_layers": None, "interleave_moe_layer_step": 2}),
@@ -113,8 +116,10 @@ def test_clamped_experts_with_biases_in_the_cuda_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "facts", "named"), [
     ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
     ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
+    ("gemma3", {"text_config": {"final_logit_softcapping": 30.0}}, "final_logit_softcapping=30.0"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     ("ernie4_5_moe", {"use_bias": True}, "use_bias=True"),
+    ("qwen3_5_moe_text", {"mlp_only_layers": [0]}, "mlp_only_layers=[0]"),
     ("smollm3", {"use_sliding_window": True}, "use_sliding_window=True"),
     ("cohere2_moe", {"expert_selection_fn": "gumbel"}, "expert_selection_fn='gumbel'"),
     ("llama4_text", {"layer_types": ["full_attention"] * 4}, "no_rope_layers"),
@@ -125,7 +130,8 @@ def test_clamped_experts_with_biases_in_the_cuda_bundle(tmp_path: Path) -> None:
 def test_what_is_not_handled_is_refused_by_name(name: str, facts: dict[str, Any], named: str, tmp_path: Path) -> None:
     folder = tiny_checkpoint(name, tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | facts))
+    inner = {"text_config": config["text_config"] | facts["text_config"]} if "text_config" in facts else {}
+    (folder / "config.json").write_text(json.dumps(config | facts | inner))
     with pytest.raises(UnsupportedModel) as refusal:
         open_checkpoint(folder)
     assert named in str(refusal.value)

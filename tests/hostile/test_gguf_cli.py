@@ -132,7 +132,8 @@ def test_a_scale_that_is_not_finite(path: Path, tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("change", "mentions"),
     [
-        (lambda w: w.add_uint32("split.count", 3), ["one of several files", "--merge"]),
+        (lambda w: w.add_uint32("split.count", 3), ["one of 3 files", "NAME-00001-of-00003.gguf"]),
+        (lambda w: w.add_string("split.count", "3"), ["one of 3 files", "NAME-00001-of-00003.gguf"]),
         (lambda w: w.add_string("llama.rope.scaling.type", "yarn"), ["rope.scaling.type='yarn'"]),
         (lambda w: w.add_float32("llama.attention.max_alibi_bias", 8.0), ["llama.attention.max_alibi_bias=8.0"]),
         (lambda w: w.add_tensor("blk.0.mystery.weight", np.ones(4, np.float32)), ["blk.0.mystery.weight"]),
@@ -143,6 +144,40 @@ def test_what_is_not_understood(
     refused: Refused, tiny: Tiny, tmp_path: Path, change: Callable[[gguf.GGUFWriter], None], mentions: Sequence[str]
 ) -> None:
     refused(["inspect", write_gguf(tiny("llama"), tmp_path / "model.gguf", change=change)], mentions)
+
+
+def take_away(parts: list[Path]) -> None:
+    parts[1].unlink()
+
+
+def mix_up(parts: list[Path]) -> None:
+    shutil.copyfile(parts[0], parts[1])
+
+
+def cut_short(parts: list[Path]) -> None:
+    parts[-1].write_bytes(parts[-1].read_bytes()[:-100])
+
+
+def call_otherwise(parts: list[Path]) -> None:
+    parts[0].rename(parts[0].with_name("model-first.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "mentions"),
+    [
+        (take_away, ["model-00002-of-0000", "is not beside it", "download"]),
+        (mix_up, ["model-00002-of-0000", "says that it is part 0 of"]),
+        (cut_short, ["-of-0000", "not a sound GGUF file"]),
+        (call_otherwise, ["model-00001-of-0000", "is not beside it"]),
+    ],
+)
+def test_a_part_of_several_that_is_not_right(
+    refused: Refused, tiny: Tiny, tmp_path: Path, harm: Callable[[list[Path]], None], mentions: list[str]
+) -> None:
+    write_gguf(tiny("llama"), tmp_path / "model.gguf", split=5)
+    parts = sorted(tmp_path.glob("model-*-of-*.gguf"))
+    harm(parts)
+    refused(["inspect", parts[2]], mentions)
 
 
 @pytest.mark.parametrize("value", [b"many", b"\x00\x00\x00\x00"])

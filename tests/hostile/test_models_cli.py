@@ -176,6 +176,14 @@ def test_a_tokenizer_that_cannot_be_read(refused: Refused, folder: Path, name: s
     refused(command(name, folder), [TOKENIZER, "model's"])
 
 
+@pytest.mark.parametrize("other", ["tiktoken.model", "tokenizer.model"])
+def test_a_tokenizer_of_another_library_is_named_with_what_converts_it(
+    refused: Refused, folder: Path, other: str
+) -> None:
+    (folder / TOKENIZER).rename(folder / other)
+    refused(command("export", folder), [other, TOKENIZER, "transformers"])
+
+
 def test_a_tokenizer_is_missed_before_the_long_work(
     refused: Refused, folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

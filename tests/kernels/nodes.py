@@ -71,13 +71,21 @@ def session(
 
 def load(given: bytes | str, threads: int = 1, **entries: str) -> ort.InferenceSession:
     """A session of a serialized model or of a file, with config `entries` of our domain."""
+    return open_with(options_of(threads, **entries), given)
+
+
+def open_with(options: ort.SessionOptions, given: bytes | str) -> ort.InferenceSession:
+    return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def options_of(threads: int = 1, **entries: str) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     for key, value in entries.items():
         options.add_session_config_entry(f"edgepress.{key}", value)
     options.register_custom_ops_library(str(find_library()))
-    return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    return options
 
 
 def run(

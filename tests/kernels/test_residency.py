@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="ne
 SHAPE = Shape(experts=12, hidden=256, intermediate=256, k=2)
 EXPERT = 3 * 256 * 256 // 2 + 3 * 256 * 256 // 32 * 2
 PAGE = mmap.PAGESIZE
+NAMES = ["first", "second"]
 
 
 def out_of_cache(file: Path) -> None:
@@ -127,6 +129,33 @@ def test_the_experts_used_least_recently_make_room(uniform: Path, room: int) -> 
 def test_sessions_have_bounds_of_their_own(uniform: Path) -> None:
     one, other = bounded(uniform, 3), bounded(uniform, 3)
     assert [counted(lambda s=s: s.run(None, feeds([[0, 1]]))) for s in (one, other, one)] == [2 * EXPERT] * 2 + [0]
+
+
+def mapped_at(file: Path) -> set[str]:
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return {line.split()[0] for line in maps if line.endswith(f" {file.resolve()}")}
+
+
+@pytest.mark.parametrize("name", NAMES[::-1])  # under another path, or in the place of the first
+def test_a_file_mapped_where_another_was_is_read(tmp_path: Path, name: str) -> None:
+    """Two sessions share options with a third, which keeps what they share."""
+    options = nodes.options_of(expert_memory=str(9 * EXPERT))
+    first, second = (write_experts(tmp_path / n, random_layer(SHAPE, (4,), i), 4) for i, n in enumerate(NAMES))
+    keeper, session = nodes.open_with(options, str(second)), nodes.open_with(options, str(first))
+    keeper.run(None, feeds([[0, 1]]))
+    session.run(None, feeds([[0, 1]]))
+    addresses = mapped_at(first.parent / "weights")
+    del session
+    if name == "first":
+        shutil.rmtree(first.parent)
+        second = write_experts(first.parent, random_layer(SHAPE, (4,), 1), 4)
+    session = nodes.open_with(options, str(second))
+    if not addresses <= mapped_at(second.parent / "weights"):
+        pytest.skip("mapped elsewhere")
+    for chosen in ([0, 1], [2, 3]):  # known of the first, or not
+        got, want = (s.run(None, feeds([chosen]))[0] for s in (session, nodes.load(str(second))))
+        np.testing.assert_array_equal(got, want)
+    del keeper
 
 
 def resident(file: Path) -> np.ndarray:

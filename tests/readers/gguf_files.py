@@ -18,12 +18,18 @@ _OF_ARCHITECTURE = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWE
 
 
 def write_gguf(
-    folder: Path, out: Path, kind: Kind = Kind.F32, change: Callable[[gguf.GGUFWriter], object] = lambda _: None
-) -> Path:
-    """A checkpoint as a GGUF file, its matrices stored as `kind`; `change` may add to the metadata."""
+    folder: Path, out: Path, kind: Kind = Kind.F32, change: Callable[[gguf.GGUFWriter], object] = lambda _: None,
+    split: int = 0,
+) -> Path:  # fmt: skip
+    """A checkpoint as a GGUF file, its matrices stored as `kind`.
+
+    Args:
+        change: may add to the metadata.
+        split: tensors in a file, 0: all. The files are then called as gguf-split calls them.
+    """
     config = json.loads((folder / "config.json").read_text())
     architecture = ARCHITECTURES[config["model_type"]]
-    writer = gguf.GGUFWriter(out, architecture)
+    writer = gguf.GGUFWriter(out, architecture, split_max_tensors=split)
     _add_facts(writer, config)
     _add_tokenizer(writer, json.loads((folder / "tokenizer.json").read_text()))
     change(writer)

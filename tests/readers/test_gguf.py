@@ -54,6 +54,20 @@ def test_any_run_of_rows_is_part_of_the_whole(tiny: Tiny, tmp_path: Path) -> Non
         np.testing.assert_array_equal(read.rows("layers.0.q", start, stop), whole[start:stop])
 
 
+def test_a_model_in_several_files_is_that_of_one(tiny: Tiny, tmp_path: Path) -> None:
+    whole = open_checkpoint(write_gguf(tiny("mixtral"), tmp_path / "whole.gguf"))
+    write_gguf(tiny("mixtral"), tmp_path / "model.gguf", split=7)
+    parts = sorted(tmp_path.glob("model-*-of-*.gguf"))
+    assert len(parts) > 2
+    for part in (parts[0], parts[-1]):
+        read = open_checkpoint(part)
+        assert (read.spec, set(read.files.values())) == (whole.spec, set(parts))
+        for role, _ in roles(whole.spec):
+            np.testing.assert_array_equal(read.tensor(role), whole.tensor(role), err_msg=role)
+    ids = Tokenizer.from_file(str(read.path / "tokenizer.json")).encode(TEXT).ids
+    assert ids == Tokenizer.from_file(str(whole.path / "tokenizer.json")).encode(TEXT).ids
+
+
 @pytest.mark.parametrize(
     "kind", [Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q5_0, Kind.Q4_1, Kind.Q4_0], ids=lambda k: k.name
 )

@@ -1,0 +1,41 @@
+"""Qwen3.5-MoE, text: Qwen3-Next with experts in every layer, and a matrix for each projection of the delta rule."""
+
+from dataclasses import replace
+
+from edgepress.architecture import Experts, Rope, Routing
+from edgepress.architectures.qwen3_next import ARCHITECTURE as NEXT
+from edgepress.architectures.qwen3_next import MIXER
+from edgepress.facts import Derived, From
+
+
+def _without_sections(scaling: dict[str, float]) -> dict[str, float]:
+    """Frequencies are shared out among the axes of a picture; a token of text has one position on all of them."""
+    return {name: value for name, value in scaling.items() if name not in ("mrope_section", "mrope_interleaved")}
+
+
+ARCHITECTURE = replace(
+    NEXT,
+    spec=replace(
+        NEXT.spec,
+        mixer=replace(MIXER, apart=True),
+        experts=Experts(
+            count=From("num_experts"),
+            intermediate=From("moe_intermediate_size"),
+            routing=Routing(normalize=True),
+            shared_intermediate=From("shared_expert_intermediate_size"),
+            shared_gate=True,
+        ),
+        rope=Rope(
+            partial=From("partial_rotary_factor", 0.25),
+            scaling=Derived(_without_sections, From("rope_scaling", {})),
+        ),
+    ),
+    tensors=dict(NEXT.tensors)
+    | {
+        f"layers.{{i}}.delta_{part}": f"model.layers.{{i}}.linear_attn.in_proj_{part}.weight"
+        for part in ("qkv", "z", "b", "a")
+    },
+    accepts=dict(NEXT.accepts)
+    | {"attn_output_gate": (True,), "norm_topk_prob": (True,), "decoder_sparse_step": (1,), "mlp_only_layers": ()},
+    ignores=("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"),
+)
