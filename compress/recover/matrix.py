@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgepress.compress.quantizers.codec import Quantized, pack, pack_codes, unpack, unpack_codes
 from edgepress.formats import Format
 
-_INSIDE = 0.4999  # how far a latent code begins from its whole code, at most: it must round to that
+_INSIDE = 0.4999  # how far a latent code may begin from its whole code: it must round to that
 
 
 class Matrix:
@@ -27,7 +27,11 @@ class Matrix:
     """
 
     def __init__(self, stored: Quantized, chosen: Format, block_size: int, original: np.ndarray) -> None:
-        """Begin with the stored codes; where the original weights [rows, columns] lie near them, with these instead."""
+        """Begin with the original weights [rows, columns] where they round to the stored codes, elsewhere with these.
+
+        Where they do not, a code was chosen to make up for the errors of others (GPTQ). Near the edge of its cell, the
+        first step of Adam, as long for every code, would undo it.
+        """
         rows, blocks = stored.scales.shape
         self._format, self._last = chosen, float((1 << chosen.bits) - 1)
         zeros = np.full((rows, blocks), 1 << chosen.bits - 1, np.uint8)
@@ -38,7 +42,8 @@ class Matrix:
         codes = unpack_codes(stored.codes, chosen, blocks * block_size).reshape(rows, blocks, block_size)
         latent = torch.from_numpy(codes.astype(np.float32))
         exact = torch.from_numpy(original.astype(np.float32)).view_as(latent) / self._start + self._zeros
-        latent += torch.nan_to_num(exact - latent).clamp(-_INSIDE, _INSIDE)
+        offset = exact - latent
+        latent += torch.where(offset.abs() < _INSIDE, offset, 0.0)
         self._unit = 2.0 ** (chosen.bits - 4)
         self.parameters = {
             "codes": nn.Parameter(latent / self._unit),

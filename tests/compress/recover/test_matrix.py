@@ -42,6 +42,18 @@ def test_codes_that_are_not_the_nearest_are_kept() -> None:
     np.testing.assert_array_equal(dict(tuned.stored())["weight"], other.codes)
 
 
+def test_a_small_step_undoes_no_code_that_is_not_the_nearest() -> None:
+    """GPTQ's codes make up for each other's errors; Adam's first step moves every code, however little it matters."""
+    original = weights()
+    other = QUANTIZERS["rtn"](original + weights(seed=1) * 0.3, FORMATS["4z"], BLOCK)
+    moved = other.codes != QUANTIZERS["rtn"](original, FORMATS["4z"], BLOCK).codes
+    tuned = Matrix(other, FORMATS["4z"], BLOCK, original)
+    tuned.parameters["codes"].data += torch.randn(6, 3, BLOCK, generator=torch.Generator().manual_seed(0)).sign() * 0.01
+    kept = dict(tuned.stored())["weight"] == other.codes
+    assert moved.mean() > 0.5
+    assert kept.mean() > 0.95
+
+
 @pytest.mark.parametrize("chosen", QUANTIZED, ids=lambda f: f.name)
 def test_what_is_stored_is_what_was_computed_with(chosen: object) -> None:
     tuned, _, _ = matrix(chosen.name)  # type: ignore[attr-defined]
