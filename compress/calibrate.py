@@ -121,7 +121,8 @@ def _column_squares(rows: Tensor) -> np.ndarray:
 
 def key_of(checkpoint: Checkpoint, ids: np.ndarray) -> str:
     """Identifies a calibration."""
-    facts = [source_fingerprint(checkpoint), fingerprint(checkpoint.spec), ids.shape]
+    facts: list[Any] = [source_fingerprint(checkpoint), fingerprint(checkpoint.spec), ids.shape]
+    facts += [] if checkpoint.rotation is None else [checkpoint.rotation]
     text = json.dumps(facts).encode() + np.ascontiguousarray(ids, "<i8").tobytes()
     return hashlib.sha256(text).hexdigest()[:16]
 

@@ -1,39 +1,34 @@
 """A checkpoint whose kept experts are means of several: what a plan's `merged` says, read as a checkpoint's weights."""
 
 from collections.abc import Mapping
-from threading import Lock
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.view import Held, View
 from edgepress.roles import split_role
 
 Merges = Mapping[int, Mapping[int, Mapping[int, float]]]  # layer -> kept expert -> expert, itself too -> its weight
 _HELD = 4  # merged experts in memory: their rows are asked for one after the other, by a few threads
 
 
-class Merged(Checkpoint):
+class Merged(View):
     """A checkpoint after merging: an expert's neurons are put in the order of those of the kept one that they are most
     like (Hungarian assignment, as REAM does, arXiv 2604.04356, by the cosine of their weights), then averaged."""
 
-    def __init__(self, checkpoint: Checkpoint, merges: Merges) -> None:
-        self.__dict__.update(checkpoint.__dict__)
-        self._original, self._merges = checkpoint, merges
-        self._mean_lock = Lock()
-        self._means: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+    def __init__(self, original: Checkpoint, merges: Merges) -> None:
+        super().__init__(original)
+        self._merges = merges
+        self._means = Held[dict[str, np.ndarray]](_HELD)
 
     def rows(self, role: str, start: int, stop: int) -> np.ndarray:
         layer, expert, template = split_role(role)
-        if layer is None or expert is None or expert not in self._merges.get(layer, {}):
-            return self._original.rows(role, start, stop)
-        members = self._merges[layer][expert]
-        with self._mean_lock:
-            if (layer, expert) not in self._means:
-                while len(self._means) >= _HELD:
-                    self._means.pop(next(iter(self._means)))
-                self._means[layer, expert] = self._average(layer, expert, members)
-            mean = self._means[layer, expert][template.rpartition(".")[2]]
+        members = self._merges.get(layer or 0, {}).get(-1 if expert is None else expert)
+        if layer is None or expert is None or members is None:
+            return self.original.rows(role, start, stop)
+        parts = self._means.get((layer, expert), lambda: self._average(layer, expert, members))
+        mean = parts[template.rpartition(".")[2]]
         return mean.reshape(-1, mean.shape[-1])[start:stop]
 
     def _average(self, layer: int, kept: int, members: Mapping[int, float]) -> dict[str, np.ndarray]:
@@ -45,13 +40,13 @@ class Merged(Checkpoint):
                 order = aligned(own, part)
                 for name in total:
                     total[name] += weight * _ordered(name, part[name], order)
-        dtypes = {name: self._original.rows(f"layers.{layer}.experts.{kept}.{name}", 0, 1).dtype for name in total}
+        dtypes = {name: self.original.rows(f"layers.{layer}.experts.{kept}.{name}", 0, 1).dtype for name in total}
         return {name: part.astype(dtypes[name]) for name, part in total.items()}
 
     def _parts(self, layer: int, expert: int) -> dict[str, np.ndarray]:
         prefix = f"layers.{layer}.experts.{expert}."
         names = [role.removeprefix(prefix) for role in self._shapes if role.startswith(prefix)]
-        return {name: self._original.tensor(prefix + name).astype(np.float32) for name in names}
+        return {name: self.original.tensor(prefix + name).astype(np.float32) for name in names}
 
 
 def merged(checkpoint: Checkpoint, merges: Merges) -> Checkpoint:

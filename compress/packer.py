@@ -43,13 +43,18 @@ class Packer:
         memory: of gptq, as ReferenceModel takes it.
 
     Raises:
-        PlanError: a plan for another model, an unknown quantizer, or gptq without statistics.
+        PlanError: a plan for another model or rotation, an unknown quantizer, or gptq without statistics.
         InputError: statistics of another model.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None, memory: int | None = None
     ) -> None:
+        if plan.rotation != checkpoint.rotation:
+            raise PlanError(
+                f"the plan has rotation {plan.rotation}, the checkpoint {checkpoint.rotation}; "
+                "open it with edgepress.compress.rotated.rotated"
+            )
         check_plan(plan, checkpoint.spec)
         if statistics:
             check_statistics(statistics, checkpoint.spec)

@@ -101,7 +101,7 @@ def make_plan(
 
     def uniform(width: str) -> Plan:
         plan = _uniform(checkpoint, width, keep, uniform_experts, block_size)
-        return replace(plan, quantizer=quantizer, merged=held)
+        return replace(plan, quantizer=quantizer, merged=held, rotation=checkpoint.rotation)
 
     smallest = uniform(UNIFORM.get(bits or 0, narrowest))
     check_plan(smallest, checkpoint.spec)

@@ -7,6 +7,7 @@ import numpy as np
 
 from edgepress.architecture import Experts, ModelSpec
 from edgepress.checkpoint import Checkpoint
+from edgepress.compress.rotated import unrotated
 from edgepress.compress.statistics import ByLayer, Statistics, check_statistics
 from edgepress.errors import InputError
 
@@ -38,6 +39,7 @@ def aimer(checkpoint: Checkpoint, layer: int) -> np.ndarray:
     """-norm1(w) / (sqrt(n) * norm2(w)) over all n weights of an expert, float64 [E] (AIMER, arXiv 2603.18492): experts
     whose weights are of one size, the farthest from sparse, score lowest. No text is needed."""
     assert checkpoint.spec.experts
+    checkpoint = unrotated(checkpoint)  # in which all weights are of about one size
     found = np.empty(checkpoint.spec.experts.count)
     for e in range(len(found)):
         parts = [checkpoint.tensor(f"layers.{layer}.experts.{e}.{part}").astype(np.float64) for part in _PARTS]

@@ -16,21 +16,22 @@ from edgepress.compress.quantizers import dequantize
 from edgepress.compress.reference import ReferenceModel
 from edgepress.compress.sensitivity import by_rows
 from edgepress.compress.statistics import Statistics, save_arrays
+from edgepress.compress.view import View
 from edgepress.formats import Format
 from edgepress.plan import Plan
 from edgepress.progress import Track, silent
 from edgepress.roles import split_role
 
 
-class Rounded(Checkpoint):
+class Rounded(View):
     """A checkpoint whose matrices are those that a plan's formats leave."""
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None) -> None:
-        self.__dict__.update(checkpoint.__dict__)
-        self._original, self._plan, self._statistics = checkpoint, plan, statistics
+    def __init__(self, original: Checkpoint, plan: Plan, statistics: Statistics | None = None) -> None:
+        super().__init__(original)
+        self._plan, self._statistics = plan, statistics
 
     def rows(self, role: str, start: int, stop: int) -> np.ndarray:
-        rows = self._original.rows(role, start, stop)
+        rows = self.original.rows(role, start, stop)
         chosen = self._format(role)
         if chosen is None or not chosen.quantized:
             return rows

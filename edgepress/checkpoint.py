@@ -43,7 +43,10 @@ class Checkpoint:
         source: the folder or GGUF file. path: the folder of its tokenizer files.
         config: config.json, but for how the weights are quantized there. spec: what the model is.
         files: tensor name -> the file that holds it.
+        rotation: the seed, where this is a rotated view (edgepress.compress.rotated).
     """
+
+    rotation: int | None = None
 
     def __init__(self, source: Path) -> None:
         self.source = source

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Plan:
         merged: layer -> kept expert -> expert -> its weight in the mean that is stored in the kept one's place; experts
             that are not named are stored as they are.
         figures: what the planner measured or predicts, such as predicted_kl (the mean KL divergence in nats).
+        rotation: the seed of the rotation of the residual stream (edgepress.compress.rotated); None: as it is.
     """
 
     source: dict[str, str]
@@ -44,6 +45,7 @@ class Plan:
     why: list[str] = field(default_factory=list)
     merged: dict[int, dict[int, dict[int, float]]] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    rotation: int | None = None
 
     def format(self, role: str) -> Format:
         return parse_format(self.formats[role], role)
@@ -68,7 +70,8 @@ class Plan:
 
     def digest(self) -> str:
         """Identifies everything that decides the bytes (neither `why` nor `figures`)."""
-        facts = {k: v for k, v in asdict(self).items() if k not in ("why", "figures") and (v or k != "merged")}
+        silent, unused = ("why", "figures"), {"merged": {}, "rotation": None}
+        facts = {k: v for k, v in asdict(self).items() if k not in silent and not (k in unused and v == unused[k])}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -78,6 +81,11 @@ def fingerprint(spec: ModelSpec) -> str:
 
 def source_of(spec: ModelSpec) -> dict[str, str]:
     return {"model_type": spec.model_type, "fingerprint": fingerprint(spec)}
+
+
+def rotated_spec(spec: ModelSpec) -> ModelSpec:
+    """That of the rotated model: the head has the final norm's weight, the embedding does not."""
+    return replace(spec, tied_head=False)
 
 
 def matrix_roles(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -150,7 +158,7 @@ def parse_plan(data: Any, spec: ModelSpec, where: str) -> Plan:
         }
         plan = Plan(dict(data["source"]), dict(data["formats"]), experts, data["dtype16"], data["block_size"],
                     data["quantizer"], list(data["why"]), _merged(data.get("merged", {})),
-                    {**data.get("figures", {})})  # fmt: skip
+                    {**data.get("figures", {})}, data.get("rotation"))  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise PlanError(f"{where} is not a plan: {type(cause).__name__} {cause}") from None
     check_plan(plan, spec, where)
@@ -166,6 +174,10 @@ def _merged(data: Any) -> dict[int, dict[int, dict[int, float]]]:
 
 def check_plan(plan: Plan, spec: ModelSpec, where: str = "the plan") -> None:
     """Raise PlanError if the plan cannot be carried out for this model."""
+    if plan.rotation is not None:
+        if type(plan.rotation) is not int or plan.rotation < 0:
+            raise PlanError(f"{where} has rotation {plan.rotation!r}; give a seed, 0 or more, or null")
+        spec = rotated_spec(spec)
     if plan.source != source_of(spec):
         raise PlanError(f"{where} was made for another model ({plan.source.get('model_type')}); make a new plan")
     if type(plan.block_size) is not int or plan.block_size not in BLOCK_SIZES:

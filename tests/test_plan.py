@@ -214,7 +214,7 @@ def test_any_value_in_any_place_is_refused_or_a_plan(key: str, value: Any) -> No
         parse_plan({**plan_json(), key: value}, SPEC, "plan.json")
     except EdgepressError:
         return
-    assert key in ("quantizer", "why", "figures", "merged")
+    assert key in ("quantizer", "why", "figures", "merged", "rotation")
 
 
 @given(JSON())

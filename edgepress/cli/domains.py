@@ -26,6 +26,7 @@ def domains(
     """Show which experts each text uses, layer by layer, and what a plan made for one text costs the others."""
     from edgepress.checkpoint import open_checkpoint
     from edgepress.compress.domains import domains as compare
+    from edgepress.compress.rotated import rotated
     from edgepress.plan import load_plan
     from edgepress.texts import calibration_ids
     from edgepress.units import parse_size
@@ -35,6 +36,7 @@ def domains(
         raise InputError("two texts have one name; rename a file")
     checkpoint = open_checkpoint(model)
     made = None if plan is None else load_plan(plan / "plan.json" if plan.is_dir() else plan, checkpoint.spec)
+    checkpoint = rotated(checkpoint, made.rotation) if made else checkpoint
     tokenizer, context = checkpoint.path / "tokenizer.json", min(512, checkpoint.spec.context)
     ids = {path.stem: calibration_ids(tokenizer, [path], context, chunks) for path in text}
     with tracker() as track:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgepress.cli.common import Json, human_bytes, making, print_json, tracker
-from edgepress.cli.pressing import Press, calibrations, make_plan, make_source, memory_of, pressing
+from edgepress.cli.pressing import Press, calibrations, make_plan, make_source, memory_of, opened, pressing
 from edgepress.errors import InputError
 
 
@@ -33,13 +33,12 @@ def register(app: typer.Typer) -> None:
 @pressing
 def compress(model: Model, output: Output, press: Press, json: Json = False) -> None:
     """Press a model into a packed folder: safetensors and plan.json. Run again after an interruption, it resumes."""
-    from edgepress.checkpoint import open_checkpoint
     from edgepress.compress import apply
 
     if press.is_empty:
         raise typer.BadParameter("say how small: --bits, --max-size, --max-kl, --device, --keep-experts or --plan")
     _refuse_existing(output)
-    checkpoint = open_checkpoint(model)
+    checkpoint = opened(model, press)
     with making(output), calibrations(output) as cache, tracker() as track:
         plan, statistics = make_plan(checkpoint, press, "cpu", track, cache)
         if press.stages:

@@ -45,6 +45,10 @@ class Press:
     block_size: Annotated[int, typer.Option(help="Weights per scale: 16, 32, 64 or 128.")] = 32
     calibrate: Annotated[list[Path] | None, typer.Option(help="A text to calibrate on; may be repeated.")] = None
     calibration_chunks: Annotated[int, typer.Option(help="At most this many chunks of each text.")] = 16
+    rotate: Annotated[
+        bool,
+        typer.Option(help="Turn the residual stream at random: flatter weights and activations; unties the head."),
+    ] = False
     recover: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,20 +117,30 @@ def make_source(model: str, press: Press, provider: str, track: Track, cache: Pa
     Raises:
         InputError: press options on a model that is pressed already, or options that contradict each other.
     """
-    from edgepress.checkpoint import open_checkpoint
     from edgepress.compress import Packer, is_packed, open_packed
 
     if is_packed(Path(model)):
         if not press.is_empty:
             raise InputError(f"{model} is pressed already; press options apply to the original model")
         return open_packed(Path(model))
-    checkpoint = open_checkpoint(model)
+    checkpoint = opened(model, press)
     plan, statistics = make_plan(checkpoint, press, provider, track, cache)
     if not press.stages:
         return Packer(checkpoint, plan, statistics, memory_of(press))
     from edgepress.cli.recovering import recovered
 
     return recovered(checkpoint, press, plan, statistics, None, track, cache)
+
+
+def opened(model: str, press: Press) -> Any:
+    """The checkpoint, rotated if the options or their plan say so."""
+    from edgepress.checkpoint import open_checkpoint
+    from edgepress.compress.rotated import SEED, rotated
+    from edgepress.plan import load_plan
+
+    checkpoint = open_checkpoint(model)
+    planned = load_plan(press.plan, checkpoint.spec).rotation if press.plan else None
+    return rotated(checkpoint, SEED if press.rotate and not press.plan else planned)
 
 
 def make_plan(checkpoint: Any, press: Press, provider: str, track: Track, cache: Path) -> tuple[Any, Any]:
