@@ -9,6 +9,7 @@ from edgepress.compress.quantizers import Quantized, dequantize
 from edgepress.formats import Format
 from edgepress.layout import bank_map, bank_path, banks, experts_path, module_path, vector_name
 from edgepress.packed import WeightSource
+from edgepress.plan import projection_of
 from edgepress.roles import roles, split_role
 
 
@@ -60,7 +61,7 @@ class Dequantized:
 
     def _expert(self, layer: int, expert: int, part: str) -> np.ndarray:
         number = self.plan.kept(layer).index(expert)
-        projection = "down" if part.startswith("down") else "gate_up"
+        projection = projection_of(part)
         start, step = (0, 1) if projection == "down" else (int(part.startswith("up")), 2)
         if part.endswith("_bias"):
             path = f"{experts_path(self.spec, layer)}.{projection}_bias"

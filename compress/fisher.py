@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from edgepress.architecture import Experts
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.calibrate import key_of
-from edgepress.compress.reference import ReferenceModel
+from edgepress.compress.reference import HEAD_ROWS, ReferenceModel
 from edgepress.compress.statistics import save_arrays
 from edgepress.progress import Track, silent
-
-_HEAD_ROWS = 16384  # that are float32 at a time
 
 
 @dataclass
@@ -128,8 +126,8 @@ def _probe(model: ReferenceModel, states: np.ndarray, random: np.random.Generato
 def _times(rows: np.ndarray, head: Tensor) -> Tensor:
     """rows [S, V] @ head [V, H] of any float type -> float32 [S, H]."""
     result = torch.zeros(len(rows), head.shape[1])
-    for start in range(0, len(head), _HEAD_ROWS):
-        part = slice(start, start + _HEAD_ROWS)
+    for start in range(0, len(head), HEAD_ROWS):
+        part = slice(start, start + HEAD_ROWS)
         result += torch.from_numpy(rows[:, part]) @ head[part].float()
     return result
 

@@ -33,7 +33,7 @@ from edgepress.roles import layer_roles, split_role
 
 _IN_MEMORY = 500_000_000  # bytes of hidden states, where no bound is given
 _STATES_SHARE, _EXPERTS_SHARE = 8, 2  # a bound divided by it is what hidden states, or a layer's experts, may take
-_HEAD_ROWS = 16384  # rows of the head that are float32 at a time
+HEAD_ROWS = 16384  # rows of the head that are float32 at a time
 _ROTARY = ("rotary_emb", "pos_emb")  # what families call it
 
 
@@ -379,7 +379,7 @@ def _states(shape: tuple[int, ...], limit: int) -> Iterator[np.ndarray]:
 def _head_logits(states: Tensor, head: Tensor, bias: Tensor | None) -> np.ndarray:
     """states [S, H], head [V, H] of any float type, bias [V] -> float32 [S, V]."""
     logits = np.empty((len(states), len(head)), np.float32)
-    for row in range(0, len(head), _HEAD_ROWS):
-        rows = slice(row, row + _HEAD_ROWS)
+    for row in range(0, len(head), HEAD_ROWS):
+        rows = slice(row, row + HEAD_ROWS)
         logits[:, rows] = nn.functional.linear(states, head[rows].float(), None if bias is None else bias[rows]).numpy()
     return logits

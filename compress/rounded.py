@@ -18,7 +18,7 @@ from edgepress.compress.sensitivity import by_rows
 from edgepress.compress.statistics import Statistics, save_arrays
 from edgepress.compress.view import View
 from edgepress.formats import Format
-from edgepress.plan import Plan
+from edgepress.plan import Plan, projection_of
 from edgepress.progress import Track, silent
 from edgepress.roles import split_role
 
@@ -46,8 +46,7 @@ class Rounded(View):
             return self._plan.format(role) if role in self._plan.formats else None
         if expert not in self._plan.experts[layer] or template.endswith("_bias"):
             return None
-        projection = "down" if template.endswith(".down") else "gate_up"
-        return self._plan.expert_format(layer, expert, projection)
+        return self._plan.expert_format(layer, expert, projection_of(template))
 
 
 def divergences(

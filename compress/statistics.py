@@ -12,6 +12,7 @@ import numpy as np
 
 from edgepress.architecture import ModelSpec
 from edgepress.errors import InputError
+from edgepress.plan import projection_of
 from edgepress.roles import split_role
 
 ByLayer = dict[int, np.ndarray]
@@ -74,8 +75,7 @@ class Statistics:
         """
         layer, expert, template = split_role(role)
         if expert is not None:
-            projection = "down" if template.endswith(".down") else "gate_up"
-            role = f"layers.{layer}.experts.{projection}"
+            role = f"layers.{layer}.experts.{projection_of(template)}"
         squares = self.input_square.get("head" if spec.tied_head and role == "embedding" else role)
         if squares is None or not squares.any():
             return None

@@ -19,6 +19,11 @@ SOURCES = {"gate_up": ("gate", "up"), "down": ("down",)}
 PROJECTIONS = tuple(SOURCES)
 
 
+def projection_of(part: str) -> str:
+    """The projection that an expert's `gate`, `up`, `down` or a bias of theirs is part of; roles end with such names."""
+    return "down" if part.rpartition(".")[2].startswith("down") else "gate_up"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to keep and how to store it.
