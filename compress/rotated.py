@@ -26,7 +26,10 @@ _COLUMNS = 1024  # that are turned at a time
 # What reads the stream through a norm, by the norm; what writes to it; what is on neither side. Without `layers.{i}.`.
 _FFN = ("ffn.gate", "ffn.up", "experts.{e}.gate", "experts.{e}.up", "shared.gate", "shared.up", "router", "shared_gate")
 _READERS = {
-    "attention_norm": ("q", "k", "v", "q_a", "kv_a", "conv_in", "delta_in", "delta_gates", "mamba_in"),
+    "attention_norm": (
+        *("q", "k", "v", "q_a", "kv_a", "conv_in", "mamba_in"),
+        *("delta_in", "delta_gates", "delta_qkv", "delta_z", "delta_b", "delta_a"),
+    ),
     "ffn_norm": _FFN,
     "final_norm": ("head",),
 }

@@ -20,7 +20,7 @@ PROJECTIONS = tuple(SOURCES)
 
 
 def projection_of(part: str) -> str:
-    """The projection that an expert's `gate`, `up`, `down` or a bias of theirs is part of; roles end with such names."""
+    """The projection that holds an expert's `gate`, `up` or `down`, or a bias of theirs; roles end with such names."""
     return "down" if part.rpartition(".")[2].startswith("down") else "gate_up"
 
 
