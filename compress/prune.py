@@ -38,8 +38,8 @@ def frequency(s: Statistics, layer: int) -> np.ndarray:
 def aimer(checkpoint: Checkpoint, layer: int) -> np.ndarray:
     """-norm1(w) / (sqrt(n) * norm2(w)) over all n weights of an expert, float64 [E] (AIMER, arXiv 2603.18492): experts
     whose weights are of one size, the farthest from sparse, score lowest. No text is needed."""
+    checkpoint = unrotated(checkpoint)  # rotated weights are of about one size in every expert
     assert checkpoint.spec.experts
-    checkpoint = unrotated(checkpoint)  # in which all weights are of about one size
     found = np.empty(checkpoint.spec.experts.count)
     for e in range(len(found)):
         parts = [checkpoint.tensor(f"layers.{layer}.experts.{e}.{part}").astype(np.float64) for part in _PARTS]

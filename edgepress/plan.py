@@ -75,8 +75,9 @@ class Plan:
 
     def digest(self) -> str:
         """Identifies everything that decides the bytes (neither `why` nor `figures`)."""
-        silent, unused = ("why", "figures"), {"merged": {}, "rotation": None}
-        facts = {k: v for k, v in asdict(self).items() if k not in silent and not (k in unused and v == unused[k])}
+        unused: dict[str, Any] = {"merged": {}, "rotation": None}
+        silent = {"why", "figures", *(name for name, value in unused.items() if getattr(self, name) == value)}
+        facts = {k: v for k, v in asdict(self).items() if k not in silent}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
