@@ -89,6 +89,24 @@ def dequantize(op: Op, tensors: Sequence[Value], chosen: Format, block_size: int
     return op.Reshape(op.Mul(op.Sub(codes, zero), scales), constant(op, [0, -1]))
 
 
+def dequantize_in_one(op: Op, tensors: Sequence[Value], chosen: Format, block_size: int) -> Value:
+    """The same, little being held between the stored matrix and the float32 one.
+
+    ONNX Runtime does it when a model is loaded, and keeps the result, in sessions that have session.disable_quant_qdq;
+    in others whenever it is needed.
+    """
+    if not chosen.quantized:
+        return op.Cast(tensors[0], to=FLOAT)
+    blocks = op.Shape(tensors[1])
+    if chosen.asymmetric:
+        zeros = _unpack(op, tensors[2], chosen.zero_point_bits)
+        zeros = op.Slice(zeros, constant(op, [0, 0]), blocks, constant(op, [0, 1]))
+    else:
+        zeros = op.Expand(constant(op, 1 << chosen.bits - 1, np.uint8), blocks)
+    codes, scales = _unpack_codes(op, tensors[0], chosen), op.Cast(tensors[1], to=FLOAT)
+    return op.DequantizeLinear(codes, scales, zeros, axis=1, block_size=block_size)
+
+
 def _unpack_codes(op: Op, packed: Value, chosen: Format) -> Value:
     """uint8 [rows, columns * bits / 8] -> uint8 [rows, columns], from one plane or two."""
     low, high = chosen.low_bits, chosen.bits - chosen.low_bits

@@ -14,7 +14,17 @@ import onnx_ir as ir
 from edgepress.architecture import ModelSpec
 from edgepress.export import functions
 from edgepress.export.control import branch
-from edgepress.export.functions import INT, MICROSOFT, REAL, Op, Value, constant, dequantize, function, matrix_inputs
+from edgepress.export.functions import (
+    INT,
+    MICROSOFT,
+    REAL,
+    Op,
+    Value,
+    constant,
+    dequantize_in_one,
+    function,
+    matrix_inputs,
+)
 from edgepress.export.modules import Context, Module, Norm, layer_linear
 from edgepress.export.step import Step
 from edgepress.formats import Format
@@ -145,14 +155,27 @@ def attention(
             return _decompressed(op, n, scale, plain, rotated, new, projected, seqlens, total)
 
         def later(op: Op) -> Value:
-            matrix = dequantize(op, kv_b, chosen, block_size)  # from constants: done once, when the model is loaded
-            matrix = op.Cast(matrix, to=ir.DataType.FLOAT16) if half else matrix
-            return _absorbed(op, n, scale, plain, rotated, cached, matrix, total64, positions)
+            both = _unpacked(op, n, kv_b, chosen, block_size, half)
+            return _absorbed(op, n, scale, plain, rotated, cached, both, total64, positions)
 
         return branch(op, op.Equal(length, total64), prompt, later)
 
     attributes = {"heads": INT, "scale": REAL}
     return function("LatentAttention", chosen.name, body, inputs, attributes)
+
+
+def _unpacked(op: Op, n: Sizes, kv_b: list[Value], chosen: Format, block_size: int, half: bool) -> tuple[Value, Value]:
+    """What makes keys [heads, plain, rank], and values [heads, value, rank], of the latent."""
+    first = op.Range(constant(op, 0), constant(op, n.heads * (n.plain + n.value)), constant(op, n.plain + n.value))
+
+    def rows(start: int, count: int) -> Value:
+        of_head = op.Range(constant(op, start), constant(op, start + count), constant(op, 1))
+        where = op.Reshape(op.Add(op.Unsqueeze(first, constant(op, [1])), of_head), constant(op, [-1]))
+        matrix = dequantize_in_one(op, [op.Gather(tensor, where, axis=0) for tensor in kv_b], chosen, block_size)
+        matrix = op.Cast(matrix, to=ir.DataType.FLOAT16) if half else matrix
+        return op.Reshape(matrix, constant(op, [n.heads, count, n.rank]))
+
+    return rows(0, n.plain), rows(n.plain, n.value)
 
 
 def _decompressed(
@@ -183,12 +206,11 @@ def _decompressed(
 
 
 def _absorbed(
-    op: Op, n: Sizes, scale: float, plain: Value, rotated: Value, cached: Value, matrix: Value, total: Value,
-    positions: Value,
+    op: Op, n: Sizes, scale: float, plain: Value, rotated: Value, cached: Value, unpacked: tuple[Value, Value],
+    total: Value, positions: Value,
 ) -> Value:  # fmt: skip
     """Attention of all heads to the cache [B, 1, C, rank + rotated], up to each token's own position."""
-    by_head = op.Reshape(matrix, constant(op, [n.heads, n.plain + n.value, n.rank]))
-    into, out_of = op.Split(by_head, constant(op, [n.plain, n.value]), axis=1, _outputs=2)
+    into, out_of = unpacked
     shape = op.Shape(plain)
     batch, length = (op.Slice(shape, constant(op, [j]), constant(op, [j + 1])) for j in (0, 1))
 
@@ -220,5 +242,5 @@ def _absorbed(
     mixed = op.MatMul(flat(op.Softmax(scores, axis=-1)), keys)
     mixed = op.Slice(mixed, constant(op, [0]), constant(op, [n.rank]), constant(op, [2]))
     mixed = op.Reshape(mixed, op.Concat(batch, length, constant(op, [n.heads, n.rank]), axis=0))
-    values = of_tokens(op.MatMul(of_heads(mixed), op.Transpose(out_of, perm=[0, 2, 1])))
+    values = of_tokens(op.FusedMatMul(of_heads(mixed), out_of, _domain=MICROSOFT, transB=1))
     return op.Reshape(values, constant(op, [0, 0, -1]))

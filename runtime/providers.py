@@ -71,6 +71,7 @@ def open_model(
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # so that edgepress.export.latent unpacks once
     native = runs_library(bundle, provider, native)
     if expert_memory is not None:
         if not native or expert_memory < 1:
