@@ -28,6 +28,13 @@ LATENT = {
     "intermediate_size": 96, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
     "v_head_dim": 16,
 }  # fmt: skip
+QWEN3_5 = {
+    "layer_types": ["linear_attention", "full_attention"], "head_dim": 32, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 32, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5, "mrope_section": [3, 3, 2],
+        "mrope_interleaved": True,
+    },
+}  # fmt: skip
 RISING = [1 + n / 8 for n in range(8)]
 OF_TYPE: dict[str, dict[str, Any]] = {
     "qwen3_moe": {
@@ -129,14 +136,8 @@ OF_TYPE: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 64, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
         "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     },
-    "qwen3_5_moe_text": {
-        **MIXTURE, "layer_types": ["linear_attention", "full_attention"], "head_dim": 32, "moe_intermediate_size": 64,
-        "shared_expert_intermediate_size": 64, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
-        "linear_key_head_dim": 16, "linear_value_head_dim": 32, "rope_parameters": {
-            "rope_type": "default", "rope_theta": 1e5, "partial_rotary_factor": 0.5, "mrope_section": [3, 3, 2],
-            "mrope_interleaved": True,
-        },
-    },
+    "qwen3_5_moe_text": {**MIXTURE, **QWEN3_5, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64},
+    "qwen3_5_text": {**QWEN3_5, "intermediate_size": 96},
     "granitemoehybrid": {
         "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64, "shared_intermediate_size": 96,
@@ -156,15 +157,19 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 
 # Language models inside checkpoints that also see: model_type -> that of the language model.
-COMPOSITES = {"gemma3": "gemma3_text", "llama4": "llama4_text", "qwen3_5_moe": "qwen3_5_moe_text"}
+COMPOSITES = {
+    "gemma3": "gemma3_text", "llama4": "llama4_text", "qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text"
+}  # fmt: skip
 _INSIDE: dict[str, dict[str, Any]] = {"gemma3": {"final_logit_softcapping": None}}  # facts of the language model there
 _SEEING = {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+_QWEN3_SEEING = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64,
+                 "num_position_embeddings": 16}  # fmt: skip
 VISION: dict[str, dict[str, Any]] = {
     "gemma3": {**_SEEING, "hidden_size": 32, "intermediate_size": 64},
     "llama4": {**_SEEING, "hidden_size": 32, "intermediate_size": 128, "vision_output_dim": 32,
                "projector_input_dim": 32, "projector_output_dim": 32},
-    "qwen3_5_moe": {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64,
-                    "num_position_embeddings": 16},
+    "qwen3_5": _QWEN3_SEEING,
+    "qwen3_5_moe": _QWEN3_SEEING,
 }  # fmt: skip
 
 

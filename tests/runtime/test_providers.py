@@ -28,6 +28,9 @@ class FakeSession:
 
 
 class FakeOptions:
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        pass
+
     def register_custom_ops_library(self, path: str) -> None:
         raise AssertionError("the CPU library went into a CUDA session")
 
