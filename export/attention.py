@@ -1,11 +1,12 @@
-"""Grouped-query attention with all that models do to queries, keys and scores, around com.microsoft's op."""
+"""Grouped-query attention with all that models do to queries, keys and scores, around the `Attention` op."""
 
 import numpy as np
 
 from edgepress.architecture import Attention
 from edgepress.errors import UnsupportedModel
+from edgepress.export.attention_body import attention
 from edgepress.export.functions import MICROSOFT, Op, Value, constant
-from edgepress.export.modules import Context, Module, Norm, layer_linear, scaled
+from edgepress.export.modules import Context, Module, Norm, NormFactor, layer_linear, scaled
 from edgepress.export.step import Step
 from edgepress.layout import Stored, module_path, vector_name
 from edgepress.roles import layer_roles
@@ -31,7 +32,8 @@ class GroupedQueryAttention(Module):
         self.q, self.k, self.v = (layer_linear(context, i, n, self.path, biased=a.qkv_bias) for n in ("q", "k", "v"))
         self.o = layer_linear(context, i, "o", self.path, biased=a.output_bias)
         norms = ("q_norm", "k_norm") if a.qk_norm in ("head", "full") else ()
-        self.norms = [Norm(context, f"layers.{i}.{name}", shapes[name][0], self.path) for name in norms]
+        norm = NormFactor if self._fuses_norms() else Norm
+        self.norms = [norm(context, f"layers.{i}.{name}", shapes[name][0], self.path) for name in norms]
         sinks = [Stored(vector_name(spec, f"layers.{i}.sinks"), "float32", (a.heads,))] if a.sinks else []
         self.sinks = self.hold(sinks)
 
@@ -39,7 +41,7 @@ class GroupedQueryAttention(Module):
         a = self.a
         q, gate = self._query(op, x)
         k = self.k(op, x)
-        if not a.qk_norm_last:
+        if not (a.qk_norm_last or self._fuses_norms()):
             q, k = self._normed(op, 0, q), self._normed(op, 1, k)
         q, k, v = (self._clip(op, p) for p in (q, k, self.v(op, x)))
         v = self._values(op, v)
@@ -52,17 +54,14 @@ class GroupedQueryAttention(Module):
             q, k = self._normed(op, 0, q), self._normed(op, 1, k)
         if a.temperature:
             q = op.Mul(q, step.temperature(op, a))
-        extra = [
-            *(tables or (None, None)), None,
-            step.chunk_mask(op, a.chunk) if a.chunk else None,
-            op.Cast(self.sinks[0], to=self.context.real) if a.sinks else None,
-        ]  # fmt: skip
-        while extra and extra[-1] is None:
-            extra.pop()
-        out, key, value = op.GroupQueryAttention(
-            q, k, v, *past, step.seqlens, step.total, *extra, _domain=MICROSOFT, _outputs=3,
-            num_heads=a.heads, kv_num_heads=a.kv_heads, do_rotary=int(tables is not None),
-            rotary_interleaved=int(self.context.spec.rope_of(a).interleaved), **self._attributes(),
+        mask = [step.chunk_mask(op, a.chunk)] if a.chunk else []
+        sinks = [op.Cast(self.sinks[0], to=self.context.real)] if a.sinks else []
+        factors = [norm(op) for norm in self.norms] if self._fuses_norms() else []
+        body = attention(tables is not None, bool(mask), bool(sinks), bool(factors))
+        out, key, value = op.builder.call(
+            body, q, k, v, *past, step.seqlens, step.total, *(tables or ()), *mask, *sinks, *factors,
+            do_rotary=int(tables is not None), masked=len(mask), sinks=len(sinks), normed=int(bool(factors)),
+            **self._attributes(),
         )  # fmt: skip
         out = self._narrowed(op, out)
         return self.o(op, op.Mul(out, op.Sigmoid(gate)) if a.output_gate else out), key, value
@@ -81,9 +80,22 @@ class GroupedQueryAttention(Module):
         return self.a.qk_norm_last or boundary(self.context.spec.rope_of(self.a)) is not None
 
     def _attributes(self) -> dict[str, float | int]:
+        a, rope = self.a, self.context.spec.rope_of(self.a)
+        return {
+            "num_heads": a.heads,
+            "kv_num_heads": a.kv_heads,
+            "scale": float(a.scale or a.head_dim**-0.5),
+            "softcap": float(a.softcap or 0),
+            "local_window_size": a.window or -1,
+            "rotary_interleaved": int(rope.interleaved),
+            "epsilon": self.norms[0].epsilon if self.norms else 0.0,
+        }
+
+    def _fuses_norms(self) -> bool:
+        """Whether `Attention` computes the norms: of heads by their root mean square, right before the rotation."""
         a = self.a
-        named = {"scale": a.scale, "softcap": a.softcap, "local_window_size": a.window}
-        return {name: value for name, value in named.items() if value is not None}
+        fits = a.qk_norm == "head" and not a.qk_norm_last and a.clip is None and self.context.spec.norm != "layer"
+        return fits and not self._rotates_first()
 
     def _normed(self, op: Op, j: int, projected: Value) -> Value:
         a = self.a

@@ -67,8 +67,8 @@ class Module(nn.Module):
         return held
 
 
-class Norm(Module):
-    """Normalisation over the last axis, of the kind that the model has."""
+class NormTensors(Module):
+    """What a norm over the last axis, of the kind that the model has, holds."""
 
     def __init__(
         self,
@@ -87,17 +87,33 @@ class Norm(Module):
         self.context = context
         self.epsilon = context.spec.norm_epsilon if epsilon is None else epsilon
 
-    def forward(self, op: Op, x: Value) -> Value:
-        spec = self.context.spec
-        scale, *biases = (self._real(op, value) for value in (self.scale, *self.biases))
-        if spec.norm == "layer":
-            return op.LayerNormalization(x, scale, *biases, axis=-1, epsilon=self.epsilon, stash_type=1)
-        if spec.norm == "rms_plus_one":
+    def _factor(self, op: Op) -> Value:
+        """What comes after the division by the root of the mean square."""
+        scale = self._real(op, self.scale)
+        if self.context.spec.norm == "rms_plus_one":
             scale = op.Add(scale, functions.constant(op, 1, self.context.real.numpy()))
-        return op.SimplifiedLayerNormalization(x, scale, axis=-1, epsilon=self.epsilon, stash_type=1)
+        return scale
 
     def _real(self, op: Op, value: Value) -> Value:
         return op.Cast(value, to=self.context.real) if self.context.half else value
+
+
+class Norm(NormTensors):
+    """Normalisation over the last axis, of the kind that the model has."""
+
+    def forward(self, op: Op, x: Value) -> Value:
+        spec = self.context.spec
+        if spec.norm == "layer":
+            scale, *biases = (self._real(op, value) for value in (self.scale, *self.biases))
+            return op.LayerNormalization(x, scale, *biases, axis=-1, epsilon=self.epsilon, stash_type=1)
+        return op.SimplifiedLayerNormalization(x, self._factor(op), axis=-1, epsilon=self.epsilon, stash_type=1)
+
+
+class NormFactor(NormTensors):
+    """The factor of a norm by the root of the mean square, for an op that computes the norm itself."""
+
+    def forward(self, op: Op) -> Value:
+        return self._factor(op)
 
 
 def scaled(op: Op, context: Context, x: Value, factor: float) -> Value:

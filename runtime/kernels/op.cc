@@ -26,6 +26,7 @@ std::string type_name(ONNXTensorElementDataType type) {
   switch (type) {
     case TYPE_FLOAT: return "float32";
     case TYPE_UINT8: return "uint8";
+    case TYPE_INT32: return "int32";
     case TYPE_INT64: return "int64";
     case TYPE_FLOAT16: return "float16";
     case TYPE_BFLOAT16: return "bfloat16";

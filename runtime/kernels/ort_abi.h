@@ -21,6 +21,7 @@ enum ONNXTensorElementDataType : int {
   TYPE_UNDEFINED = 0,
   TYPE_FLOAT = 1,
   TYPE_UINT8 = 2,
+  TYPE_INT32 = 6,
   TYPE_INT64 = 7,
   TYPE_FLOAT16 = 10,
   TYPE_BFLOAT16 = 16,

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "attention.h"
 #include "experts.h"
 #include "linear.h"
 #include "route.h"
@@ -23,6 +24,7 @@ struct Ops {
   Definition<Route> route;
   Definition<Experts> experts;
   Definition<Linear> linear;
+  Definition<Attention> attention;
   OrtCustomOpDomain* domain = nullptr;
 
   explicit Ops(int64_t bound)
@@ -30,7 +32,7 @@ struct Ops {
 
   OrtStatus* create_domain(const OrtApi& api) {
     OrtStatus* status = api.CreateCustomOpDomain("edgepress", &domain);
-    for (const OrtCustomOp* op : std::initializer_list<const OrtCustomOp*>{&route, &experts, &linear})
+    for (const OrtCustomOp* op : std::initializer_list<const OrtCustomOp*>{&route, &experts, &linear, &attention})
       if (!status) status = api.CustomOpDomain_Add(domain, op);
     return status;
   }

@@ -8,9 +8,8 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from edgepress.export.functions import DOMAIN, OPSETS
+from tests.kernels.nodes import OUTPUTS
 from tests.kernels.reference import Array
-
-OUTPUTS = {"Route": {"w": TensorProto.FLOAT, "e": TensorProto.INT64}}
 
 
 def run(

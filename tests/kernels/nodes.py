@@ -13,9 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.runtime.library import find_library
 from tests.kernels.reference import Array, Bank, Layer
+from tests.kernels.reference_attention import Call
 
 VARIANTS = ("reference", "portable", "portable16", "avx2", "avxvnni", "avx512vnni")
-OUTPUTS = {"Route": {"w": TensorProto.FLOAT, "e": TensorProto.INT64}}
+OUTPUTS = {
+    "Route": {"w": TensorProto.FLOAT, "e": TensorProto.INT64},
+    "Attention": {"y": TensorProto.FLOAT, "key": TensorProto.FLOAT, "value": TensorProto.FLOAT},
+}
 NAME = "model.layers.3.node"
 
 
@@ -142,3 +146,8 @@ def experts(x: Array, weights: Array, ids: Array, layer: Layer, threads: int = 1
     """Runs `Experts`."""
     feeds = {"x": x, "weights": weights.astype(np.float32), "experts": ids.astype(np.int64)}
     return run("Experts", feeds, experts_weights(layer), experts_attributes(layer) | attributes, threads)[0]
+
+
+def attention(given: Call, threads: int = 1, **attributes: Any) -> list[Array]:
+    """Runs `Attention`: what comes out, and the buffers of keys and values."""
+    return run("Attention", given.feeds, [], given.attributes | attributes, threads)

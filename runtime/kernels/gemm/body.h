@@ -2,6 +2,7 @@
 #pragma once
 
 #include "body_activation.h"
+#include "body_attention.h"
 #include "body_float.h"
 #include "body_quantized.h"
 
@@ -17,7 +18,7 @@ constexpr QuantizedKernels make_quantized() {
 
 template <class V>
 constexpr Kernels make_kernels(const char* name) {
-  return {name, multiply<V>, make_quantized<V, int8_t>(), make_quantized<V, int16_t>(), activate<V>};
+  return {name, multiply<V>, make_quantized<V, int8_t>(), make_quantized<V, int16_t>(), activate<V>, make_attention<V>()};
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 //
 //   kTileTokens         tokens at a time: two sums and two parts for each stay in registers
 //   kTileFrom<A>        fewer tokens than this are faster row by row
-//   transpose(rows)     of kLanes vectors of kLanes floats, whatever their bits mean
 //   store(p, f, n)      the first n lanes
 //   dwords(p)           the four bytes at p, in every int32
 //   scaled<n>(p)        the int32 at p times 2^n, in every int32
@@ -207,7 +206,7 @@ constexpr QuantizedKernels make_tiled() {
 
 template <class V>
 constexpr Kernels make_tiled_kernels(const char* name) {
-  return {name, multiply<V>, make_tiled<V, int8_t>(), make_tiled<V, int16_t>(), activate<V>};
+  return {name, multiply<V>, make_tiled<V, int8_t>(), make_tiled<V, int16_t>(), activate<V>, make_attention<V>()};
 }
 
 }  // namespace

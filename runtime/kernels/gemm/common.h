@@ -13,6 +13,7 @@
 //   dot<bits, A, h>    adds to each int32 of `a` the product of its four bytes (two words) of codes and activations; if
 //                      not h, of any four bytes of the same unit
 //   load_pairs(p,a,b)  the even and the odd ones of 2 * kLanes floats
+//   transpose(rows)    of kLanes vectors of kLanes floats, whatever their bits mean
 //   times_power(p, n)  p * 2^n for the integer n in the low bits of n + 1.5 * 2^23
 //   kOffset8<A>        what `order` subtracts from codes of 8 bits
 //   kTokens            how many tokens' sums the registers hold

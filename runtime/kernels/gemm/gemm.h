@@ -68,6 +68,36 @@ struct Activation {
   float alpha, limit;  // of swiglu_oai
 };
 
+// Some queries, and the keys and values of the one head that they look at.
+constexpr int64_t kAttentionRows = 64;  // queries of a block at most
+struct AttentionBlock {
+  const float *keys, *values;  // [., width]
+  int64_t width;
+  const float* queries;         // [rows, width], scaled
+  int64_t rows;                 // 1 to kAttentionRows
+  const int64_t *first, *last;  // [rows]: a query looks at keys [first, last), not none; neither ever decreases
+  float softcap;                // scores become softcap * tanh(score / softcap); 0: they stay
+  const float* const* bias;     // [rows]: what is added to the score of each key, from key 0 on; null: nothing
+  const float* sinks;           // [rows]: the score of a key more, without a value; null: none
+  float* const* out;            // [rows] of [width]
+};
+
+// What is done to a head's query or key: out = rotated(x * scale * norm / the root of the mean square), or without norm.
+struct HeadInput {
+  float scale;
+  const float* norm;  // [width]; null: none
+  float epsilon;
+  const float *cos, *sin;  // [rotated / 2], of the position
+  int64_t rotated;         // the first values are; 0: none
+  bool interleaved;        // pairs are (2i, 2i + 1), not (i, i + rotated / 2)
+};
+
+struct AttentionKernels {
+  int64_t (*scratch)(int64_t rows, int64_t width);  // floats
+  void (*attend)(const AttentionBlock& block, float* scratch);
+  void (*prepare)(const HeadInput& input, const float* x, int64_t width, float* out);  // out may be x
+};
+
 struct Kernels {
   const char* name;
   Multiply* multiply;  // x: float [columns]; any weights
@@ -75,6 +105,8 @@ struct Kernels {
 
   // out[i] = the activation of gate pairs[2 * i] and up pairs[2 * i + 1].
   void (*activate)(const Activation& activation, const float* pairs, int64_t count, float* out);
+
+  AttentionKernels attention;
 };
 
 }  // namespace edgepress

@@ -59,6 +59,14 @@ struct Neon {
     odd = pairs.val[1];
   }
 
+  static void transpose(F (&rows)[4]) {
+    const float32x4x2_t a = vtrnq_f32(rows[0], rows[1]), b = vtrnq_f32(rows[2], rows[3]);
+    rows[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    rows[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    rows[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    rows[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+  }
+
   static F add(F a, F b) { return vaddq_f32(a, b); }
   static F div(F a, F b) { return vdivq_f32(a, b); }
   static F min(F a, F b) { return vminq_f32(a, b); }

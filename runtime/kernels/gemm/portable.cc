@@ -64,6 +64,13 @@ struct Portable {
     }
   }
 
+  static void transpose(F (&rows)[kLanes]) {
+    F turned[kLanes];
+    for (int i = 0; i < kLanes; ++i)
+      for (int j = 0; j < kLanes; ++j) turned[j][i] = rows[i][j];
+    memcpy(rows, turned, sizeof turned);
+  }
+
   static F add(F a, F b) { return a + b; }
   static F div(F a, F b) { return a / b; }
   static F min(F a, F b) { return a < b ? a : b; }

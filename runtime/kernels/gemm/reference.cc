@@ -1,5 +1,6 @@
 // The slow, obvious kernels: what the others are tested against.
 #include <cmath>
+#include <vector>
 
 #include "half.h"
 #include "variants.h"
@@ -105,11 +106,52 @@ void activate(const Activation& activation, const float* pairs, int64_t count, f
   for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(activate(activation, pairs[2 * i], pairs[2 * i + 1]));
 }
 
+int64_t attention_scratch(int64_t, int64_t) { return 0; }
+
+double score(const AttentionBlock& block, int64_t r, int64_t key) {
+  double sum = 0;
+  for (int64_t d = 0; d < block.width; ++d)
+    sum += static_cast<double>(block.queries[r * block.width + d]) * block.keys[key * block.width + d];
+  if (block.softcap > 0) sum = block.softcap * std::tanh(sum / block.softcap);
+  return sum + (block.bias ? block.bias[r][key] : 0);
+}
+
+void attend(const AttentionBlock& block, float*) {
+  for (int64_t r = 0; r < block.rows; ++r) {
+    double largest = block.sinks ? block.sinks[r] : -INFINITY;
+    for (int64_t key = block.first[r]; key < block.last[r]; ++key) largest = std::fmax(largest, score(block, r, key));
+    double total = block.sinks ? std::exp(block.sinks[r] - largest) : 0;
+    std::vector<double> sum(static_cast<size_t>(block.width));
+    for (int64_t key = block.first[r]; key < block.last[r]; ++key) {
+      const double weight = std::exp(score(block, r, key) - largest);
+      total += weight;
+      for (int64_t d = 0; d < block.width; ++d) sum[d] += weight * block.values[key * block.width + d];
+    }
+    for (int64_t d = 0; d < block.width; ++d) block.out[r][d] = static_cast<float>(sum[d] / total);
+  }
+}
+
+void prepare(const HeadInput& input, const float* x, int64_t width, float* out) {
+  double squares = 0;
+  for (int64_t d = 0; d < width; ++d) squares += static_cast<double>(x[d]) * x[d];
+  const double root = input.norm ? std::sqrt(squares / static_cast<double>(width) + input.epsilon) : 1;
+  for (int64_t d = 0; d < width; ++d)
+    out[d] = static_cast<float>(x[d] * input.scale / root * (input.norm ? input.norm[d] : 1));
+  const int64_t half = input.rotated / 2, next = input.interleaved ? 1 : half;
+  for (int64_t i = 0; i < half; ++i) {
+    float* pair = out + (input.interleaved ? 2 * i : i);
+    const double a = pair[0], b = pair[next];
+    pair[0] = static_cast<float>(a * input.cos[i] - b * input.sin[i]);
+    pair[next] = static_cast<float>(b * input.cos[i] + a * input.sin[i]);
+  }
+}
+
 template <class A>
 constexpr QuantizedKernels quantized{quantized_bytes<A>, quantize<A>, multiply_quantized<A>};
 
 }  // namespace
 
-const Kernels kernels{"reference", multiply, quantized<int8_t>, quantized<int16_t>, activate};
+const Kernels kernels{"reference", multiply, quantized<int8_t>, quantized<int16_t>, activate,
+                      {attention_scratch, attend, prepare}};
 
 }  // namespace edgepress::reference

@@ -19,7 +19,7 @@ namespace fake {
 using edgepress::Shape;
 
 using Type = ONNXTensorElementDataType;
-constexpr Type TYPE_INT32 = static_cast<Type>(6), TYPE_DOUBLE = static_cast<Type>(11);
+constexpr Type TYPE_DOUBLE = static_cast<Type>(11);
 
 inline size_t element_bytes(Type type) {
   if (type == TYPE_UINT8) return 1;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "expected.h"
+#include "expected_attention.h"
 #include "isa.h"
 #include "spoil.h"
 
@@ -156,9 +157,10 @@ void expect_routes(const RandomNode& node, const OrtValues& outputs) {
 
 void check_right(const RandomNode& node, int threads) {
   const bool route = node.op == "Route";
-  const Expected expected = route                 ? Expected{}
-                            : node.op == "Linear" ? expected::of_linear(node)
-                                                  : expected::of_experts(node);
+  const Expected expected = route                    ? Expected{}
+                            : node.op == "Linear"    ? expected::of_linear(node)
+                            : node.op == "Attention" ? expected::of_attention(node)
+                                                     : expected::of_experts(node);
   for (const edgepress::Kernels* kernels : edgepress::supported_kernels()) {
     const Outcome outcome = call(node, kernels->name, threads, false);
     if (!outcome.error.empty()) fail(node, "refused: " + outcome.error);

@@ -1,4 +1,4 @@
-// Random nodes of the three ops, right by OPS.md, with tiny tensors.
+// Random nodes of the four ops, right by OPS.md, with tiny tensors.
 #pragma once
 
 #include <initializer_list>
@@ -248,11 +248,52 @@ inline void add_route(Random& random, RandomNode& node) {
   if (!plain && random.one_in(2)) add_floats(random, node, {groups * size});
 }
 
+inline void fill_integers(OrtValue& value, const std::vector<int64_t>& from) {
+  for (size_t i = 0; i < from.size(); ++i) value.as<int32_t>()[i] = static_cast<int32_t>(from[i]);
+}
+
+inline void add_attention(Random& random, RandomNode& node) {
+  const bool large = random.one_in(64);
+  const int64_t kv_heads = 1 + random.below(2), group = 1 + random.below(large ? 80 : 5);
+  const int64_t width = 1 + random.below(large ? 70 : 12), batch = random.below(3);
+  const int64_t tokens = random.below(large ? 40 : 5), past = random.below(large ? 300 : 6);
+  std::vector<int64_t> seqlens;
+  int64_t total = 0;
+  for (int64_t row = 0; row < batch; ++row) {
+    seqlens.push_back(random.below(past + tokens + 1) - 1);
+    total = std::max(total, seqlens.back() + 1);
+  }
+  const bool rotary = width > 1 && random.one_in(2), normed = random.one_in(2), masked = random.one_in(4);
+  const bool sinks = random.one_in(4);
+  node.info.attributes = {{"num_heads", kv_heads * group},
+                          {"kv_num_heads", kv_heads},
+                          {"local_window_size", random.pick<int64_t>({-1, -1, 1, 3})},
+                          {"scale", random.pick({0.0f, 0.5f})},
+                          {"softcap", random.pick({0.0f, 0.0f, 0.7f})},
+                          {"epsilon", 1e-5f},
+                          {"do_rotary", int64_t{rotary}},
+                          {"rotary_interleaved", random.below(2)},
+                          {"normed", int64_t{normed}},
+                          {"masked", int64_t{masked}},
+                          {"sinks", int64_t{sinks}}};
+  add_floats(random, node, {batch, tokens, kv_heads * group * width});
+  for (int i = 0; i < 2; ++i) add_floats(random, node, {batch, tokens, kv_heads * width});
+  for (int i = 0; i < 2; ++i) add_floats(random, node, {batch, kv_heads, past, width});
+  fill_integers(*node.add(TYPE_INT32, {batch}), seqlens);
+  fill_integers(*node.add(TYPE_INT32, {1}), {total});
+  const fake::Shape tables{total + random.below(2), 1 + random.below(width / 2)};
+  for (int i = 0; rotary && i < 2; ++i) add_floats(random, node, tables);
+  if (masked)
+    add_floats(random, node, {random.one_in(2) ? 1 : batch, random.one_in(2) ? 1 : kv_heads * group, tokens, total});
+  if (sinks) add_floats(random, node, {kv_heads * group});
+  for (int i = 0; normed && i < 2; ++i) add_floats(random, node, {width});
+}
+
 inline RandomNode random_node(Random& random) {
   RandomNode node;
   node.memory = random.pick({fake::Memory::heap, fake::Memory::guarded});
   node.info.name = random.pick<std::string>({"model.layers.3.node", "n", ""});
-  node.op = random.pick<std::string>({"Experts", "Experts", "Experts", "Linear", "Linear", "Route"});
+  node.op = random.pick<std::string>({"Experts", "Experts", "Experts", "Linear", "Linear", "Route", "Attention"});
   if (node.op == "Experts" && random.one_in(32)) {
     node.memory = fake::Memory::mapped;
     fake::mapped_file().clear();
@@ -260,5 +301,6 @@ inline RandomNode random_node(Random& random) {
   if (node.op == "Experts") add_experts(random, node);
   if (node.op == "Linear") add_linear(random, node);
   if (node.op == "Route") add_route(random, node);
+  if (node.op == "Attention") add_attention(random, node);
   return node;
 }

@@ -55,7 +55,8 @@ inline Ending rank(Random& random, RandomNode& node) {
     shape.pop_back();
   else
     shape.insert(shape.begin(), 1);
-  const bool fixed = node.op != "Linear" || index > 0;
+  const bool single = node.op == "Attention" && index == 6;  // of any rank
+  const bool fixed = (node.op != "Linear" || index > 0) && !single;
   return replace(random, node, index, node.inputs[index]->type, std::move(shape),
                  fixed ? Ending::refused : Ending::any);
 }
@@ -74,7 +75,7 @@ inline Ending type(Random& random, RandomNode& node) {
   const size_t index = random_input(random, node);
   const fake::Type was = node.inputs[index]->type;
   const fake::Type now = random.pick<fake::Type>(
-      {TYPE_FLOAT, TYPE_UINT8, TYPE_INT64, TYPE_FLOAT16, TYPE_BFLOAT16, fake::TYPE_INT32, fake::TYPE_DOUBLE});
+      {TYPE_FLOAT, TYPE_UINT8, TYPE_INT64, TYPE_FLOAT16, TYPE_BFLOAT16, TYPE_INT32, fake::TYPE_DOUBLE});
   const bool fixed = now != was && was != TYPE_FLOAT16 && was != TYPE_BFLOAT16;  // of weights, either is right
   return replace(random, node, index, now, node.inputs[index]->shape, fixed ? Ending::refused : Ending::any);
 }
@@ -114,7 +115,7 @@ inline Ending ids(Random& random, RandomNode& node) {
 // NaN and infinities, of routes an error.
 inline Ending elements(Random& random, RandomNode& node) {
   const size_t index = node.op == "Experts" ? random.pick<size_t>({0, 1}) : node.inputs.size() - 1;
-  OrtValue& value = *node.inputs[node.op == "Linear" ? 0 : index];
+  OrtValue& value = *node.inputs[node.op == "Linear" || node.op == "Attention" ? 0 : index];
   for (int64_t i = value.count ? random.below(8) + 1 : 0; i > 0; --i)
     value.as<float>()[random.below(value.count)] = random.pick({NAN, INFINITY, -INFINITY, INFINITY, -INFINITY, -NAN});
   return node.op == "Experts" && index == 1 && value.count ? Ending::refused : Ending::any;
