@@ -20,7 +20,7 @@ PROJECTIONS = tuple(SOURCES)
 
 
 def projection_of(part: str) -> str:
-    """The projection that holds an expert's `gate`, `up` or `down`, or a bias of theirs; roles end with such names."""
+    """The projection that holds a part of an expert, or its bias: `down` if the last word of a name begins so."""
     return "down" if part.rpartition(".")[2].startswith("down") else "gate_up"
 
 

@@ -20,7 +20,7 @@ from edgepress.layout import (
     vector_name,
 )
 from edgepress.packed import Sink, WeightSource
-from edgepress.plan import PROJECTIONS, SOURCES
+from edgepress.plan import PROJECTIONS, SOURCES, projection_of
 from edgepress.roles import layer_roles, output_roles
 
 FIRST = {projection: parts[0] for projection, parts in SOURCES.items()}
@@ -83,7 +83,7 @@ class Part:
                     for leaf, rows in self.experts[projection, expert].stored():
                         sink(f"{path}.{leaf}", index * len(rows), self._stored_rows(projection, rows))
         for stored in expert_biases(self._spec, self._plan, self._layer):
-            projection = _projection(stored.name)
+            projection = projection_of(stored.name)
             ((_, rows),) = self.biases[projection].stored()
             sink(stored.name, 0, self._stored_rows(projection, rows.T).T)
 
@@ -138,7 +138,7 @@ class Part:
                         assert arrays[0] is not None
                         self.experts[projection, expert] = Plain(arrays[0])
         for stored in expert_biases(self._spec, self._plan, layer):
-            projection = _projection(stored.name)
+            projection = projection_of(stored.name)
             biases = self._rows(projection, self._arrays[stored.name].T).T
             self.biases[projection] = Plain(np.ascontiguousarray(biases), "vectors")
 
@@ -176,7 +176,3 @@ def _kind(role: str) -> str:
     if short in ("router", "router_logit_bias", "shared_gate"):
         return "router"
     return "vectors" if "norm" in short or (short.endswith("_bias") and short != "router_bias") else ""
-
-
-def _projection(bias: str) -> str:
-    return "gate_up" if bias.endswith(".gate_up_bias") else "down"
