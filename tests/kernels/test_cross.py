@@ -4,6 +4,8 @@ import pytest
 
 from tests.kernels.programs import build, emulate, run
 
+EVERY = "7"  # of so many cases, one is checked under emulation, which is slow
+
 
 def variants(printed: str) -> list[str]:
     """The variants that `gemm_check` found to agree, fastest first."""
@@ -23,7 +25,7 @@ def test_every_variant_of_this_machine_agrees_with_the_reference() -> None:
     ],
 )
 def test_an_arm_processor_takes_the_variants_it_supports_and_they_agree(processor: str, expected: list[str]) -> None:
-    assert variants(emulate(processor, "gemm_check")) == [*expected, "portable", "portable16"]
+    assert variants(emulate(processor, "gemm_check", EVERY)) == [*expected, "portable", "portable16"]
 
 
 def test_random_calls_on_an_arm_processor() -> None:

@@ -18,4 +18,4 @@ def test_random_calls_do_no_harm(kind: str, nodes: int) -> None:
 
 
 def test_micro_kernels_stay_in_their_memory() -> None:
-    assert run(build("sanitized") / "gemm_check").splitlines()[-1].endswith(" 0 differ")
+    assert run(build("sanitized") / "gemm_check", "2").splitlines()[-1].endswith(" 0 differ")
