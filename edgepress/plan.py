@@ -154,7 +154,7 @@ def load_plan(path: Path, spec: ModelSpec) -> Plan:
 def parse_plan(data: Any, spec: ModelSpec, where: str) -> Plan:
     """A Plan from its JSON; raises PlanError as load_plan does."""
     try:
-        if data["version"] != VERSION:
+        if data["version"] is True or data["version"] != VERSION:  # True equals 1
             raise PlanError(f"{where} has version {data['version']}; this edgepress reads version {VERSION}")
         if extra := data.keys() - {"version", *(f.name for f in fields(Plan))}:
             raise PlanError(f"{where} has the key {min(extra)!r}, which a plan does not have; remove it")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgepress.architecture import ModelSpec
@@ -209,6 +209,7 @@ JSON: Callable[[], st.SearchStrategy[Any]] = lambda: st.recursive(  # noqa: E731
 
 
 @given(st.sampled_from(sorted(plan_json())), JSON())
+@example("version", True)
 def test_any_value_in_any_place_is_refused_or_a_plan(key: str, value: Any) -> None:
     try:
         parse_plan({**plan_json(), key: value}, SPEC, "plan.json")
