@@ -73,12 +73,22 @@ inline void quantize(Row& row, int64_t level) {
   }
 }
 
-// Row n of a matrix times x, and its error.
+// The largest of the 32 values that value i is rounded with.
+inline double largest_beside(const Row& x, size_t i) {
+  double largest = 0;
+  for (size_t j = i / 32 * 32; j < std::min(i / 32 * 32 + 32, x.value.size()); ++j)
+    largest = std::max(largest, std::fabs(x.value[j]));
+  return largest;
+}
+
+// Row n of a matrix times x, and its error. Of blocks of 16 a kernel may know the sum of one as that of 32 values less
+// that of the other, whose roundings then count.
 inline Weight product(const StoredBank& b, int64_t matrix, int64_t n, const Row& x) {
   Weight sum{0, 0};
   for (int64_t k = 0; k < b.columns; ++k) {
     const Weight w = weight(b, matrix, n, k);
     const size_t i = static_cast<size_t>(k);
+    if (b.block < 32 && b.zero_points) sum.magnitude += 6e-8 * w.magnitude * largest_beside(x, i);
     sum.value += w.value * x.value[i];
     sum.magnitude += epsilon(b.columns) * w.magnitude * std::fabs(x.value[i]) + std::fabs(w.value) * x.error[i];
   }
