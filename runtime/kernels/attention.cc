@@ -1,7 +1,6 @@
 #include "attention.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "isa.h"
 #include "tile.h"
@@ -21,8 +20,7 @@ struct Attention::Tensors {
   const float* mask = nullptr;  // [batch or 1, heads or 1, tokens, mask_length]
   int64_t mask_batch = 0, mask_head = 0, mask_length = 0;
   const float *sinks = nullptr, *q_norm = nullptr, *k_norm = nullptr;
-  float *out, *key, *value;  // out as q; the others [batch, kv_heads, length, width]
-
+  float *out, *key, *value;           // out as q; the others [batch, kv_heads, length, width]
   int64_t block_heads, block_tokens;  // of a block of queries
 
   // Tokens of a row of the batch, of which `after - before` are new; the others of the call are padding.
@@ -155,9 +153,10 @@ void Attention::prepare(const Tensors& in, int64_t row, int64_t token) const {
     return;
   }
   const int64_t position = in.before(row) + token;
+  const HeadInput of_key = input(in, position, false);
   for (int64_t h = 0; h < kv_heads_; ++h) {
     const int64_t from = (at * kv_heads_ + h) * width, to = ((row * kv_heads_ + h) * in.length + position) * width;
-    kernels_.prepare(input(in, position, false), in.k + from, width, in.key + to);
+    kernels_.prepare(of_key, in.k + from, width, in.key + to);
     std::copy_n(in.v + from, width, in.value + to);
   }
 }
@@ -188,17 +187,20 @@ void Attention::attend(const Tensors& in, int64_t task) const {
   float* out[kAttentionRows];
   const int64_t most = std::max<int64_t>(end_token - first_token, 0) * heads;
   float* const queries = scratch(most * in.width + kernels_.scratch(most, in.width));
-  for (int64_t token = first_token; token < end_token; ++token)
+  for (int64_t token = first_token; token < end_token; ++token) {
+    const int64_t known = in.before(row) + token + 1;
+    const HeadInput of_query = input(in, known - 1, true);
     for (int64_t h = 0; h < heads; ++h, ++rows) {
-      const int64_t head = kv_head * group + first_head + h, known = in.before(row) + token + 1;
+      const int64_t head = kv_head * group + first_head + h;
       first[rows] = window_ < 0 ? 0 : std::max<int64_t>(known - window_, 0);
       last[rows] = known;
       mask[rows] = in.mask ? in.mask + row * in.mask_batch + head * in.mask_head + token * in.mask_length : nullptr;
       sinks[rows] = in.sinks ? in.sinks[head] : 0;
       const int64_t at = ((row * in.tokens + token) * heads_ + head) * in.width;
       out[rows] = in.out + at;
-      kernels_.prepare(input(in, known - 1, true), in.q + at, in.width, queries + rows * in.width);
+      kernels_.prepare(of_query, in.q + at, in.width, queries + rows * in.width);
     }
+  }
   if (!rows) return;
   const int64_t buffer = of * in.length * in.width;
   const AttentionBlock block{in.key + buffer, in.value + buffer, in.width, queries, rows, first, last, softcap_,
