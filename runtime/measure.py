@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,30 +88,35 @@ def _measure_encoder(request: Request) -> Result:
         encoder.embed(batch)
     timings = []
     for batch in request.batches:
-        before = read_bytes()
-        with EnergyMeter(found) as meter:
-            start = time.perf_counter()
-            encoder.embed(batch)
-            seconds = time.perf_counter() - start
-        timings.append(Timing(seconds, meter.joules, 0.0, {}, _difference(read_bytes(), before)))
+        phase = _timed(found, partial(encoder.embed, batch))
+        timings.append(Timing(phase.seconds, phase.joules, 0.0, {}, phase.read_bytes))
     return Result(encoder.load_s, peak_rss_bytes(), 0, timings)
 
 
 def _run(session: Session, found: Sequence[Sensor], prompt: list[int], continuation: list[int]) -> Timing:
-    before = read_bytes()
-    with EnergyMeter(found) as prefill:
-        start = time.perf_counter()
-        session.prefill([prompt])
-        prefill_s = time.perf_counter() - start
-    between = read_bytes()
-    tokens = np.array(continuation, np.int64).reshape(-1, 1)
-    with EnergyMeter(found) as decode:
-        start = time.perf_counter()
+    def decode() -> None:
         for token in tokens:
             session.decode(token)
-        decode_s = time.perf_counter() - start
-    read = _difference(between, before), _difference(read_bytes(), between)
-    return Timing(prefill_s, prefill.joules, decode_s, decode.joules, *read)
+
+    tokens = np.array(continuation, np.int64).reshape(-1, 1)
+    first, then = _timed(found, partial(session.prefill, [prompt])), _timed(found, decode)
+    return Timing(first.seconds, first.joules, then.seconds, then.joules, first.read_bytes, then.read_bytes)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    seconds: float
+    joules: dict[str, float | None]
+    read_bytes: int | None
+
+
+def _timed(found: Sequence[Sensor], work: Callable[[], object]) -> _Phase:
+    before = read_bytes()
+    with EnergyMeter(found) as meter:
+        start = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - start
+    return _Phase(seconds, meter.joules, _difference(read_bytes(), before))
 
 
 def _difference(after: int | None, before: int | None) -> int | None:
