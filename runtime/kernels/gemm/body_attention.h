@@ -91,12 +91,12 @@ inline void change_all(float* values, int64_t first, int64_t last, Change change
 }
 
 template <class V>
-inline float fold(typename V::F f, float start, float (*join)(float, float)) {
+inline float largest_lane(typename V::F f, float start) {
   float lanes[V::kLanes];
   V::store(lanes, f);
   for (int count = V::kLanes / 2; count; count /= 2)
-    for (int i = 0; i < count; ++i) lanes[i] = join(lanes[i], lanes[i + count]);
-  return join(start, lanes[0]);
+    for (int i = 0; i < count; ++i) lanes[i] = lanes[i] < lanes[i + count] ? lanes[i + count] : lanes[i];
+  return start < lanes[0] ? lanes[0] : start;
 }
 
 // What is known of a query's softmax: the largest score, and the sum of e^(score - largest).
@@ -117,7 +117,7 @@ float weigh(float* scores, int64_t lo, int64_t hi, int64_t count, Softmax& softm
     most = V::max(most, score);
     odd = V::fma(score, V::zero(), odd);
   }
-  const float largest = fold<V>(most, softmax.largest, [](float a, float b) { return a < b ? b : a; });
+  const float largest = largest_lane<V>(most, softmax.largest);
   float scale[V::kLanes];
   V::store(scale, exponential<V>(V::broadcast(softmax.largest - largest)));
   auto sum = odd;
