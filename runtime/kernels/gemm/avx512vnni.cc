@@ -7,9 +7,11 @@
 namespace {
 
 struct Avx512 {
-  static constexpr int kLanes = 16, kTokens = 8, kTileTokens = 6;
+  static constexpr int kLanes = 16, kTokens = 4;
   template <class A>
-  static constexpr int kTileFrom = sizeof(A) == 1 ? 5 : 7;
+  static constexpr int kTileTokens = sizeof(A) == 1 ? 6 : 8;
+  template <class A>
+  static constexpr int kTileFrom = sizeof(A) == 1 ? 5 : 3;
   template <class A>
   static constexpr int kOffset8 = 0;
   using F = __m512;
@@ -178,12 +180,12 @@ struct Avx512 {
   static I kCounted() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 
   static I dwords(const uint8_t* p) { return _mm512_broadcastd_epi32(_mm_loadu_si32(p)); }
-  template <int kBits, class A>
-  static B deal(const F* stored, int p) {
+  template <int kBits, class A, int p>
+  static B deal(const F* stored) {
     const B first = _mm512_castps_si512(stored[0]);
     if constexpr (kBits == 4) {
-      const B low = _mm512_set1_epi16(sizeof(A) == 1 ? 0x0f0f : 0x000f);
-      return _mm512_and_si512(_mm512_srl_epi16(first, _mm_cvtsi32_si128(4 * p)), low);
+      const B moved = p ? _mm512_srli_epi16(first, 4 * p) : first;
+      return p == 3 ? moved : _mm512_and_si512(moved, _mm512_set1_epi16(sizeof(A) == 1 ? 0x0f0f : 0x000f));
     } else {
       const B second = _mm512_castps_si512(stored[1]);
       // The dealt bytes of each int32, at their place in the result.

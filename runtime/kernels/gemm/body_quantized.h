@@ -241,7 +241,8 @@ void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantiz
         const uint8_t* next = m.then && row >= rows ? m.then + (row - rows) * m.row_bytes() : m.row(first + row);
         dot_row<V, A, kBits, kHalves, kCount>(m, first + r, u, smaller(u + kChunk, units), next, x, rows, out + r);
       }
-  if constexpr (kCount > 1) multiply_tokens<V, A, kBits, kHalves, kCount / 2>(m, first, rows, x, tokens, out);
+  constexpr int kFewer = kCount > 4 ? kCount / 2 : kCount - 1;
+  if constexpr (kFewer) multiply_tokens<V, A, kBits, kHalves, kFewer>(m, first, rows, x, tokens, out);
 }
 
 template <class V, class A, int kBits>

@@ -3,12 +3,12 @@
 // scales for kLanes rows, and nothing is summed across lanes. A variant that takes this path defines, besides what
 // common.h lists:
 //
-//   kTileTokens         tokens at a time: two sums and two parts for each stay in registers
+//   kTileTokens<A>      tokens at a time: two parts of a sum for each stay in registers
 //   kTileFrom<A>        fewer tokens than this are faster row by row
 //   store(p, f, n)      the first n lanes
 //   dwords(p)           the four bytes at p, in every int32
 //   scaled<n>(p)        the int32 at p times 2^n, in every int32
-//   deal<bits, A>(w, p) int32s of bits / 4 vectors of stored codes -> part p (see order) of the codes in each
+//   deal<bits, A, p>(w) int32s of bits / 4 vectors of stored codes -> part p (see order) of the codes in each
 //   deal_plane<bits, shift, A>(w, j, codes) the same of a plane of 1 or 2 bits, all parts, of codes 8 * j and on in each
 #pragma once
 
@@ -20,17 +20,21 @@ namespace {
 
 constexpr int64_t kTileUnits = 8;  // units of 2 * kLanes rows that stay in the first cache while tokens pass
 
-// Units of two vectors of rows, unpacked.
+// Units of two vectors of rows, whose columns were made vectors. Codes are dealt out, unless that takes little more than
+// a shift: then they stay packed, and a quarter of the bytes are written and read.
 template <class V, class A, int kBits>
 struct TileWeights {
+  static constexpr bool kPacked = kBits == 4 && sizeof(A) == 2;
   static constexpr int kParts = 2 * sizeof(A), kQuads = 4 * kParts;
   static constexpr int64_t kRows = 2 * V::kLanes;
   static constexpr int64_t kBlocks = V::kLanes;  // whose scales are read at a time
 
-  typename V::I codes[kTileUnits][kQuads][2];
+  static constexpr int kInts = kPacked ? kBits : kQuads;  // of a unit and row
+
+  std::conditional_t<kPacked, typename V::F, typename V::I> codes[kTileUnits * kInts][2];
   alignas(64) float scales[kBlocks][kRows], shifts[kBlocks][kRows];
 
-  // The scales of rows [n, last], the last one repeated, from block `first` on.
+  // The scales of rows [n, last], the last one repeated, from block `first` on; zeros after the row's end.
   void load_scales(const Matrix& m, int64_t n, int64_t last, int64_t first) {
     constexpr int kOffset = kBits == 8 ? V::template kOffset8<A> : 0;
     const int64_t count = smaller(kBlocks, m.row_blocks() - first);
@@ -42,10 +46,10 @@ struct TileWeights {
         fetch_scales(m, row + kRows, first, count);
       }
       V::transpose(scale);
-      for (int64_t b = 0; b < count; ++b) V::store(scales[b] + half * V::kLanes, scale[b]);
+      for (int64_t b = 0; b < kBlocks; ++b) V::store(scales[b] + half * V::kLanes, scale[b]);
       if (!m.zero_points) continue;
       V::transpose(shift);
-      for (int64_t b = 0; b < count; ++b) V::store(shifts[b] + half * V::kLanes, shift[b]);
+      for (int64_t b = 0; b < kBlocks; ++b) V::store(shifts[b] + half * V::kLanes, shift[b]);
     }
   }
 
@@ -61,27 +65,46 @@ struct TileWeights {
     }
   }
 
+  // Part kPart of int32 d of a unit.
+  template <int kPart>
+  typename V::B part(int64_t u, int64_t d, int half) const {
+    if constexpr (kPacked)
+      return V::template deal<kBits, A, kPart>(&codes[u * kInts + d][half]);
+    else
+      return codes[u * kInts + kPart * 4 + d][half];
+  }
+
  private:
-  // int32s [first, first + count) of kLanes rows' codes, `start` bytes into a row: vector i holds int32 first + i of each.
-  static void load_columns(const Matrix& m, int64_t n, int64_t last, int64_t start, int64_t first, int64_t count,
+  // int32s of kLanes rows' codes from `start` bytes into a row on: vector i holds int32 i of each; zeros after `count`.
+  static void load_columns(const Matrix& m, int64_t n, int64_t last, int64_t start, int64_t count,
                            typename V::F (&columns)[V::kLanes]) {
-    for (int r = 0; r < V::kLanes; ++r) {
-      const uint8_t* from = m.row(smaller(n + r, last)) + start + 4 * first;
-      columns[r] = V::load(reinterpret_cast<const float*>(from), count);
-    }
+    const auto load = [&](const uint8_t* row) { return V::load(reinterpret_cast<const float*>(row + start), count); };
+    const uint8_t* row = m.row(n);
+    if (n + V::kLanes <= last + 1)
+      for (int r = 0; r < V::kLanes; ++r, row += m.row_bytes()) columns[r] = load(row);
+    else
+      for (int r = 0; r < V::kLanes; ++r) columns[r] = load(m.row(smaller(n + r, last)));
     V::transpose(columns);
   }
 
   template <int kWidth>
   void load_whole(const Matrix& m, int64_t n, int64_t last, int64_t unit, int64_t units, int half) {
+    static_assert(kTileUnits * kWidth % V::kLanes == 0);
     for (int64_t i = 0; i < units * kWidth; i += V::kLanes) {  // a unit fills as many int32 as a code has bits
-      const int64_t count = smaller(units * kWidth - i, V::kLanes);
       typename V::F columns[V::kLanes];
-      load_columns(m, n, last, 0, unit * kWidth + i, count, columns);
-      for (int64_t j = 0; j < count; j += kWidth / 4)
-        for (int p = 0; p < kParts; ++p)
-          codes[(i + j) / kWidth][p * 4 + (i + j) % kWidth / (kWidth / 4)][half] =
-              V::template deal<kWidth, A>(columns + j, p);
+      load_columns(m, n, last, 4 * (unit * kWidth + i), smaller(units * kWidth - i, V::kLanes), columns);
+      for (int64_t j = 0; j < V::kLanes; j += kWidth / 4)
+        deal_parts<kWidth>(columns + j, (i + j) / kWidth, j % kWidth / (kWidth / 4), half);
+    }
+  }
+
+  template <int kWidth, int kPart = 0>
+  void deal_parts(const typename V::F* columns, int64_t u, int64_t d, int half) {
+    if constexpr (kPacked) {
+      codes[u * kInts + d][half] = *columns;
+    } else {
+      codes[u * kInts + kPart * 4 + d][half] = V::template deal<kWidth, A, kPart>(columns);
+      if constexpr (kPart + 1 < kParts) deal_parts<kWidth, kPart + 1>(columns, u, d, half);
     }
   }
 
@@ -90,13 +113,13 @@ struct TileWeights {
   void load_plane(const Matrix& m, int64_t n, int64_t last, int64_t unit, int64_t units, int64_t start, int half) {
     static_assert(kTileUnits * kWidth <= V::kLanes);
     typename V::F columns[V::kLanes];
-    load_columns(m, n, last, start, unit * kWidth, units * kWidth, columns);
-    for (int64_t u = 0; u < units; ++u)
+    load_columns(m, n, last, start + 4 * unit * kWidth, units * kWidth, columns);
+    for (int64_t u = 0; u < kTileUnits; ++u)
       for (int j = 0; j < 4; ++j) {
         typename V::B parts[kParts];
         V::template deal_plane<kWidth, kShift, A>(columns[u * kWidth + j * kWidth / 4], j, parts);
         for (int p = 0; p < kParts; ++p) {
-          auto& code = codes[u][p * 4 + j][half];
+          auto& code = codes[u * kInts + p * 4 + j][half];
           code = kShift ? V::either(code, parts[p]) : parts[p];
         }
       }
@@ -110,59 +133,73 @@ struct Ahead {
   int64_t lines;
 
   void fetch() {
-    for (int64_t i = 0; i < lines; ++i, next += 64) __builtin_prefetch(next, 0, 2);
+    for (int64_t i = 0; i < lines; ++i, next += 64) __builtin_prefetch(next);
   }
 };
 
-// out[t * stride + r] += row r . token t, for kCount tokens.
+// sum[t] += int32 d of unit u . what lies at x[t] + at, part by part.
+template <class V, class A, int kBits, int kCount, int kPart = 0>
+[[gnu::always_inline]] inline void dot_parts(const TileWeights<V, A, kBits>& weights, int64_t u, int64_t d,
+                                             const uint8_t* const (&x)[kCount], int64_t at,
+                                             typename V::I (&sum)[kCount][2]) {
+  using Q = Quantized<V, A>;
+  const typename V::B codes[2] = {weights.template part<kPart>(u, d, 0), weights.template part<kPart>(u, d, 1)};
+#pragma GCC unroll 8
+  for (int t = 0; t < kCount; ++t) {
+    const auto values = V::dwords(x[t] + at + kPart * Q::kGroup * 16);
+    for (int half = 0; half < 2; ++half) sum[t][half] = V::template dot<kBits, A>(sum[t][half], codes[half], values);
+  }
+  if constexpr (kPart + 1 < Q::kParts) dot_parts<V, A, kBits, kCount, kPart + 1>(weights, u, d, x, at, sum);
+}
+
+// out[t * stride + r] += row r . token t, for kCount tokens. The sums of floats lie in memory, for there are not
+// registers for them too.
 template <class V, class A, int kBits, bool kShifts, int kCount>
 void dot_tile(const TileWeights<V, A, kBits>& weights, const Quantized<V, A>* x, const Matrix& m, int64_t unit,
               int64_t units, int64_t rows, int64_t stride, float* out, Ahead& ahead) {
-  using Q = Quantized<V, A>;
-  typename V::F sum[kCount][2];
-  for (int t = 0; t < kCount; ++t)
-    for (int half = 0; half < 2; ++half)
-      sum[t][half] = V::load(out + t * stride + half * V::kLanes, larger(rows - half * V::kLanes, 0));
+  alignas(64) float sums[kCount][weights.kRows];
+  const uint8_t* codes[kCount];
+  for (int t = 0; t < kCount; ++t) {
+    codes[t] = x[t].codes;
+    for (int64_t r = 0; r < weights.kRows; r += V::kLanes)
+      V::store(sums[t] + r, V::load(out + t * stride + r, larger(rows - r, 0)));
+  }
   for (int64_t u = 0; u < units; ++u) {
     ahead.fetch();
     typename V::I part[kCount][2];
-    for (int t = 0; t < kCount; ++t) {
-      const auto start = kShifts ? V::izero() : V::template scaled<kBits - 4>(x[t].starts + unit + u);
-      part[t][0] = part[t][1] = start;
-    }
-    const int64_t at = Q::offset(unit + u);
-    for (int p = 0; p < Q::kParts; ++p)
-      for (int d = 0; d < 4; ++d) {
-        const auto* codes = weights.codes[u][p * 4 + d];
-        for (int t = 0; t < kCount; ++t) {
-          const auto values = V::dwords(x[t].codes + at + p * Q::kGroup * 16 + d * 4);
-          for (int half = 0; half < 2; ++half) part[t][half] = V::template dot<kBits, A>(part[t][half], codes[half], values);
-        }
-      }
+#pragma GCC unroll 8
+    for (int t = 0; t < kCount; ++t)
+      part[t][0] = part[t][1] = kShifts ? V::izero() : V::template scaled<kBits - 4>(x[t].starts + unit + u);
+    const int64_t at = Quantized<V, A>::offset(unit + u);
+#pragma GCC unroll 1
+    for (int64_t d = 0; d < 4; ++d) dot_parts<V, A, kBits>(weights, u, d, codes, at + 4 * d, part);
     const int64_t b = m.blocks((unit + u) * kUnit) % weights.kBlocks;
     for (int half = 0; half < 2; ++half) {
       const auto scale = V::load(weights.scales[b] + half * V::kLanes);
+#pragma GCC unroll 8
       for (int t = 0; t < kCount; ++t) {
+        float* to = sums[t] + half * V::kLanes;
         const auto factor = V::mul(scale, V::broadcast(x[t].scales[unit + u]));
-        sum[t][half] = V::fma(V::to_float(part[t][half]), factor, sum[t][half]);
-      }
-      if constexpr (kShifts) {
-        const auto shift = V::load(weights.shifts[b] + half * V::kLanes);
-        for (int t = 0; t < kCount; ++t) sum[t][half] = V::fma(shift, V::broadcast(x[t].sums[unit + u]), sum[t][half]);
+        auto sum = V::fma(V::to_float(part[t][half]), factor, V::load(to));
+        if constexpr (kShifts) {
+          const auto shift = V::load(weights.shifts[b] + half * V::kLanes);
+          sum = V::fma(shift, V::broadcast(x[t].sums[unit + u]), sum);
+        }
+        V::store(to, sum);
       }
     }
   }
   for (int t = 0; t < kCount; ++t)
-    for (int half = 0; half < 2; ++half)
-      V::store(out + t * stride + half * V::kLanes, sum[t][half], larger(rows - half * V::kLanes, 0));
+    for (int64_t r = 0; r < weights.kRows; r += V::kLanes)
+      V::store(out + t * stride + r, V::load(sums[t] + r), larger(rows - r, 0));
 }
 
 // As few groups of at most kTileTokens tokens as there can be, of about the same size.
-template <class V, class A, int kBits, bool kShifts, int kCount = V::kTileTokens>
+template <class V, class A, int kBits, bool kShifts, int kCount = V::template kTileTokens<A>>
 void dot_tiles(const TileWeights<V, A, kBits>& weights, const Quantized<V, A>* x, int64_t tokens, const Matrix& m,
                int64_t unit, int64_t units, int64_t rows, int64_t stride, float* out, Ahead& ahead) {
   if constexpr (kCount > 1)
-    if (ceil_divide(tokens, ceil_divide(tokens, V::kTileTokens)) < kCount)
+    if (ceil_divide(tokens, ceil_divide(tokens, V::template kTileTokens<A>)) < kCount)
       return dot_tiles<V, A, kBits, kShifts, kCount - 1>(weights, x, tokens, m, unit, units, rows, stride, out, ahead);
   for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * stride)
     dot_tile<V, A, kBits, kShifts, kCount>(weights, x, m, unit, units, rows, stride, out, ahead);
@@ -185,7 +222,8 @@ void multiply_tiles(const Matrix& m, int64_t first, int64_t rows, const Quantize
       weights.load_codes(m, first + r, last, unit, some);
       const int64_t unit_bytes = weights.kRows * kUnit * kBits / 8;
       const uint8_t* next = m.then && r + weights.kRows >= rows ? m.then : m.row(first + r + weights.kRows);
-      Ahead ahead{next + unit * unit_bytes, ceil_divide(unit_bytes, 64 * ceil_divide(tokens, V::kTileTokens))};
+      const int64_t groups = ceil_divide(tokens, V::template kTileTokens<A>);
+      Ahead ahead{next + unit * unit_bytes, ceil_divide(unit_bytes, 64 * groups)};
       dot(weights, x, tokens, m, unit, some, rows - r, rows, out + r, ahead);
     }
 }
