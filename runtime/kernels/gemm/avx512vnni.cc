@@ -7,11 +7,9 @@
 namespace {
 
 struct Avx512 {
-  static constexpr int kLanes = 16, kTokens = 4;
+  static constexpr int kLanes = 16, kTokens = 4, kTileFrom = 5;
   template <class A>
   static constexpr int kTileTokens = sizeof(A) == 1 ? 6 : 8;
-  template <class A>
-  static constexpr int kTileFrom = sizeof(A) == 1 ? 5 : 3;
   template <class A>
   static constexpr int kOffset8 = 0;
   using F = __m512;
@@ -114,13 +112,19 @@ struct Avx512 {
     return scale;
   }
   static B load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+  // GCC would load anew for each use, which takes longer than the rest.
+  static B load_once(const void* p) {
+    B bytes = load_bytes(p);
+    asm("" : "+v"(bytes));
+    return bytes;
+  }
   template <int kBits, class A, bool kHalves = false>
   static I dot(I a, B w, B x) {
     return sizeof(A) == 1 ? _mm512_dpbusd_epi32(a, w, x) : _mm512_dpwssd_epi32(a, w, x);
   }
   template <int kBits, class A>
   static void order(const uint8_t* from, B (&codes)[2 * sizeof(A)]) {
-    const B a = load_bytes(from), low = _mm512_set1_epi16(sizeof(A) == 1 ? 0x0f0f : 0x000f);
+    const B a = load_once(from), low = _mm512_set1_epi16(sizeof(A) == 1 ? 0x0f0f : 0x000f);
     if constexpr (kBits == 4) {
       codes[0] = _mm512_and_si512(a, low);
       codes[1] = _mm512_and_si512(_mm512_srli_epi16(a, 4), low);
@@ -129,7 +133,7 @@ struct Avx512 {
         codes[3] = _mm512_srli_epi16(a, 12);
       }
     } else {
-      const B b = load_bytes(from + 64), even_bytes = _mm512_set1_epi16(0xff);
+      const B b = load_once(from + 64), even_bytes = _mm512_set1_epi16(0xff);
       const B even[2] = {_mm512_and_si512(a, even_bytes), _mm512_and_si512(b, even_bytes)};
       const B odd[2] = {_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)};
       if constexpr (sizeof(A) == 1) {

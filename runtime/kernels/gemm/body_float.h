@@ -34,7 +34,7 @@ template <class V>
 void dequantize(const Matrix& m, int64_t n, int64_t first, int64_t count, float* out) {
   if (m.quantized()) {
     alignas(64) float scales[kFloatChunk / 16 + V::kLanes], shifts[kFloatChunk / 16 + V::kLanes];
-    load_scales<V>(m, n, m.blocks(first), m.blocks(count), 0, scales, shifts);
+    load_scales<V>(Row(m, n), m.bits, m.blocks(first), m.blocks(count), 0, scales, shifts);
     const uint8_t* from = m.row(n) + first * low_bits(m.bits) / 8;
     const auto dequantize = m.bits == 4 ? dequantize_codes<V, 4> : dequantize_codes<V, 8>;
     uint8_t codes[kFloatChunk];
@@ -84,28 +84,43 @@ void multiply_float_rows(const Matrix& m, int64_t first, int64_t rows, const voi
     }
 }
 
-// out[t * stride] = 16-bit row n . x[t], straight from where it is stored.
-template <class V, int kCount>
-void dot_half_row(const Matrix& m, int64_t n, const void* const* x, int64_t stride, float* out) {
-  const auto* row = reinterpret_cast<const uint16_t*>(m.row(n));
-  typename V::F sum[kCount][2];
-  for (auto& of_token : sum) of_token[0] = of_token[1] = V::zero();
-  for (int64_t k = 0; k < m.columns; k += 2 * V::kLanes)
-    for (int half = 0; half < 2; ++half) {
-      const int64_t at = k + half * V::kLanes, left = m.columns - at;
-      if (left <= 0) break;
-      __builtin_prefetch(row + at + kAheadHalves);
-      const auto weights = m.bfloat ? V::load_bfloat(row + at, left) : V::load_half(row + at, left);
-      for (int t = 0; t < kCount; ++t)
-        sum[t][half] = V::fma(weights, V::load(static_cast<const float*>(x[t]) + at, left), sum[t][half]);
-    }
-  for (int t = 0; t < kCount; ++t) out[t * stride] = V::sum(V::add(sum[t][0], sum[t][1]));
+// sum[t] += weights . x[t], of `count` columns from `at` on, at most kLanes.
+template <class V, bool kBfloat, int kCount>
+[[gnu::always_inline]] inline void add_halves(const uint16_t* row, int64_t at, int64_t count, const void* const* x,
+                                              typename V::F (&sum)[kCount]) {
+  const auto weights = kBfloat ? V::load_bfloat(row + at, count) : V::load_half(row + at, count);
+#pragma GCC unroll 4
+  for (int t = 0; t < kCount; ++t)
+    sum[t] = V::fma(weights, V::load(static_cast<const float*>(x[t]) + at, count), sum[t]);
+}
+
+// out[t * stride] = 16-bit row . x[t], straight from where it is stored.
+template <class V, bool kBfloat, int kCount>
+void dot_half_row(const uint16_t* row, int64_t columns, const void* const* x, int64_t stride, float* out) {
+  constexpr int64_t kStep = 4 * V::kLanes;
+  typename V::F sum[4][kCount];  // of a token as many as do not wait for each other
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c)
+#pragma GCC unroll 4
+    for (int t = 0; t < kCount; ++t) sum[c][t] = V::zero();
+  int64_t k = 0;
+  for (; k + kStep <= columns; k += kStep) {
+    for (int64_t i = 0; i < kStep; i += 32) __builtin_prefetch(row + k + i + kAheadHalves);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) add_halves<V, kBfloat, kCount>(row, k + c * V::kLanes, V::kLanes, x, sum[c]);
+  }
+  for (; k < columns; k += V::kLanes) add_halves<V, kBfloat, kCount>(row, k, columns - k, x, sum[0]);
+#pragma GCC unroll 4
+  for (int t = 0; t < kCount; ++t)
+    out[t * stride] = V::sum(V::add(V::add(sum[0][t], sum[1][t]), V::add(sum[2][t], sum[3][t])));
 }
 
 template <class V, int kCount>
 void multiply_half_rows(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens, float* out) {
+  const auto dot = m.bfloat ? dot_half_row<V, true, kCount> : dot_half_row<V, false, kCount>;
   for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * rows)
-    for (int64_t r = 0; r < rows; ++r) dot_half_row<V, kCount>(m, first + r, x, rows, out + r);
+    for (int64_t r = 0; r < rows; ++r)
+      dot(reinterpret_cast<const uint16_t*>(m.row(first + r)), m.columns, x, rows, out + r);
   if constexpr (kCount > 1) multiply_half_rows<V, kCount / 2>(m, first, rows, x, tokens, out);
 }
 

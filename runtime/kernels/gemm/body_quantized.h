@@ -98,28 +98,36 @@ void quantize(const float* x, int64_t first, int64_t count, int64_t columns, uin
 }
 
 // Scale and shift of kLanes units of a row: of their first halves and, where a block is half a unit, of their second.
-template <class V, bool kHalves>
+template <class V, int kBits, bool kHalves>
 struct Scales {
   typename V::F scale[1 + kHalves], shift[1 + kHalves];
 
-  Scales(const Matrix& m, int64_t n, int64_t unit, int64_t units, int offset) {
-    if constexpr (!kHalves)
-      if (m.block == kUnit) {
-        read_scales<V>(m, n, unit, units, offset, scale[0], shift[0]);
-        return;
-      }
+  Scales(const Matrix& m, const Row& row, int64_t unit, int64_t units, int offset) {
+    if (!kHalves && m.block == kUnit)
+      read_scales<V>(row, kBits, unit, units, offset, scale[0], shift[0]);
+    else
+      *this = spread(m, row, unit, offset);
+  }
+
+ private:
+  Scales() = default;
+
+  // Of any block size. Out of line, so that the usual one finds all registers free.
+  [[gnu::noinline]] static Scales spread(const Matrix& m, const Row& row, int64_t unit, int offset) {
     const int64_t base = m.blocks(unit * kUnit) / 2 * 2, end = smaller((unit + V::kLanes) * kUnit, m.columns);
     alignas(64) float scales[3 * V::kLanes], shifts[3 * V::kLanes], spread[2][V::kLanes];
-    load_scales<V>(m, n, base, m.blocks(end + m.block - 1) - base, offset, scales, shifts);
+    load_scales<V>(row, kBits, base, m.blocks(end + m.block - 1) - base, offset, scales, shifts);
+    Scales result;
     for (int half = 0; half <= kHalves; ++half) {
       for (int64_t u = 0; u < V::kLanes; ++u) {
         const int64_t k = (unit + u) * kUnit + half * 16;
         spread[0][u] = k < m.columns ? scales[m.blocks(k) - base] : 0;
         spread[1][u] = k < m.columns ? shifts[m.blocks(k) - base] : 0;
       }
-      scale[half] = V::load(spread[0]);
-      shift[half] = V::load(spread[1]);
+      result.scale[half] = V::load(spread[0]);
+      result.shift[half] = V::load(spread[1]);
     }
+    return result;
   }
 };
 
@@ -158,14 +166,19 @@ template <class V, class A, int kBits, bool kHalves, int kPart, int kCount>
   }
 }
 
+// Sums of one token that do not wait for each other.
+template <int kCount>
+constexpr int kChains = kCount > 2 ? 1 : 2;
+
 // The same for the first kGroups groups of a row's units from `unit` on, of which `units` are left; fetches what lies at
 // `ahead`.
 template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
-[[gnu::always_inline]] inline void dot_units(const Matrix& m, int64_t n, int64_t unit, int64_t units,
+[[gnu::always_inline]] inline void dot_units(const Matrix& m, const Row& row, int64_t unit, int64_t units,
                                              Codes<kBits> stored, Codes<kBits> ahead, const Quantized<V, A>* x,
-                                             typename V::F (&sum)[kCount]) {
+                                             typename V::F (&sums)[kChains<kCount>][kCount]) {
   constexpr int64_t kColumns = V::kLanes / 4 * kUnit, kLow = kColumns * stored.kLow / 8, kHigh = kColumns * stored.kHigh / 8;
-  const Scales<V, kHalves> weights(m, n, unit, units, kBits == 8 ? V::template kOffset8<A> : 0);
+  const Scales<V, kBits, kHalves> weights(m, row, unit, units, kBits == 8 ? V::template kOffset8<A> : 0);
+  auto &sum = sums[0], &other = sums[kChains<kCount> - 1];
   typename V::F scale[kCount][1 + kHalves];
   for (int t = 0; t < kCount; ++t) {
     const auto factor = V::load(x[t].scales + unit);
@@ -177,18 +190,18 @@ template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
   for (int64_t i = 0; i < kGroups * kLow; i += 64) __builtin_prefetch(ahead.low + i);
   for (int64_t i = 0; i < kGroups * kHigh; i += 64) __builtin_prefetch(ahead.high + i);
   dot_group<V, A, kBits, kHalves, 0, kCount>(stored, x, unit, scale, sum);
-  if constexpr (kGroups > 1) dot_group<V, A, kBits, kHalves, 1, kCount>(stored.after(kColumns), x, unit, scale, sum);
+  if constexpr (kGroups > 1) dot_group<V, A, kBits, kHalves, 1, kCount>(stored.after(kColumns), x, unit, scale, other);
   if constexpr (kGroups > 2) dot_group<V, A, kBits, kHalves, 2, kCount>(stored.after(2 * kColumns), x, unit, scale, sum);
-  if constexpr (kGroups > 3) dot_group<V, A, kBits, kHalves, 3, kCount>(stored.after(3 * kColumns), x, unit, scale, sum);
+  if constexpr (kGroups > 3) dot_group<V, A, kBits, kHalves, 3, kCount>(stored.after(3 * kColumns), x, unit, scale, other);
 }
 
 // The same for fewer than kLanes units, the row's last ones.
 template <class V, class A, int kBits, bool kHalves, int kCount>
-void dot_last(const Matrix& m, int64_t n, int64_t unit, Codes<kBits> ahead, const Quantized<V, A>* x,
-              typename V::F (&sum)[kCount]) {
+[[gnu::noinline]] void dot_last(const Matrix& m, const Row& row, int64_t unit, Codes<kBits> ahead, const Quantized<V, A>* x,
+              typename V::F (&sum)[kChains<kCount>][kCount]) {
   constexpr int64_t kGroup = V::kLanes / 4;
   const int64_t weights = m.columns - unit * kUnit, units = (weights + kUnit - 1) / kUnit;
-  Codes<kBits> stored(m, m.row(n), unit * kUnit);
+  Codes<kBits> stored(m, row.codes, unit * kUnit);
   uint8_t padded[4 * kGroup * kUnit * kBits / 8];
   if (weights % (kGroup * kUnit)) {  // zeros after the codes that are there
     const Codes<kBits> copy(padded, padded + sizeof padded / kBits * stored.kLow);
@@ -198,26 +211,31 @@ void dot_last(const Matrix& m, int64_t n, int64_t unit, Codes<kBits> ahead, cons
     stored = copy;
   }
   switch ((units + kGroup - 1) / kGroup) {
-    case 1: return dot_units<V, A, kBits, kHalves, 1, kCount>(m, n, unit, units, stored, ahead, x, sum);
-    case 2: return dot_units<V, A, kBits, kHalves, 2, kCount>(m, n, unit, units, stored, ahead, x, sum);
-    case 3: return dot_units<V, A, kBits, kHalves, 3, kCount>(m, n, unit, units, stored, ahead, x, sum);
-    default: return dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, unit, units, stored, ahead, x, sum);
+    case 1: return dot_units<V, A, kBits, kHalves, 1, kCount>(m, row, unit, units, stored, ahead, x, sum);
+    case 2: return dot_units<V, A, kBits, kHalves, 2, kCount>(m, row, unit, units, stored, ahead, x, sum);
+    case 3: return dot_units<V, A, kBits, kHalves, 3, kCount>(m, row, unit, units, stored, ahead, x, sum);
+    default: return dot_units<V, A, kBits, kHalves, 4, kCount>(m, row, unit, units, stored, ahead, x, sum);
   }
 }
 
-// out[t * stride] += row n . x[t] for kCount tokens, from unit `first` (a multiple of kLanes) to unit `end`; fetches as
+// out[t * stride] += row . x[t] for kCount tokens, from unit `first` (a multiple of kLanes) to unit `end`; fetches as
 // much of the row that lies at `next`.
 template <class V, class A, int kBits, bool kHalves, int kCount>
-void dot_row(const Matrix& m, int64_t n, int64_t first, int64_t end, const uint8_t* next, const Quantized<V, A>* x,
+[[gnu::always_inline]] inline void dot_row(const Matrix& m, const Row& row, int64_t first, int64_t end, const uint8_t* next, const Quantized<V, A>* x,
              int64_t stride, float* out) {
-  typename V::F sum[kCount];
-  for (auto& s : sum) s = V::zero();
+  typename V::F sum[kChains<kCount>][kCount];
+  for (auto& chain : sum)
+    for (auto& s : chain) s = V::zero();
   int64_t u = first;
   const auto codes = [&](const uint8_t* row) { return Codes<kBits>(m, row, u * kUnit); };
-  for (; (u + V::kLanes) * kUnit <= m.columns && u < end; u += V::kLanes)
-    dot_units<V, A, kBits, kHalves, 4, kCount>(m, n, u, V::kLanes, codes(m.row(n)), codes(next), x, sum);
-  if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, n, u, codes(next), x, sum);
-  for (int t = 0; t < kCount; ++t) out[t * stride] += V::sum(sum[t]);
+  for (const int64_t whole = smaller(end, m.columns / kUnit); u + V::kLanes <= whole; u += V::kLanes)
+    dot_units<V, A, kBits, kHalves, 4, kCount>(m, row, u, V::kLanes, codes(row.codes), codes(next), x, sum);
+  if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, row, u, codes(next), x, sum);
+  for (int t = 0; t < kCount; ++t) {
+    auto whole = sum[0][t];
+    for (int c = 1; c < kChains<kCount>; ++c) whole = V::add(whole, sum[c][t]);
+    out[t * stride] += V::sum(whole);
+  }
 }
 
 // Fetches scales and zero points of row n: streams of their own, too thin for the hardware to fetch ahead.
@@ -239,7 +257,7 @@ void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantiz
         const int64_t row = r + ahead;
         fetch_scales(m, first + row, m.blocks(u * kUnit), m.blocks((units - u) * kUnit));
         const uint8_t* next = m.then && row >= rows ? m.then + (row - rows) * m.row_bytes() : m.row(first + row);
-        dot_row<V, A, kBits, kHalves, kCount>(m, first + r, u, smaller(u + kChunk, units), next, x, rows, out + r);
+        dot_row<V, A, kBits, kHalves, kCount>(m, Row(m, first + r), u, smaller(u + kChunk, units), next, x, rows, out + r);
       }
   constexpr int kFewer = kCount > 4 ? kCount / 2 : kCount - 1;
   if constexpr (kFewer) multiply_tokens<V, A, kBits, kHalves, kFewer>(m, first, rows, x, tokens, out);

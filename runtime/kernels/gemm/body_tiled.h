@@ -4,7 +4,7 @@
 // common.h lists:
 //
 //   kTileTokens<A>      tokens at a time: two parts of a sum for each stay in registers
-//   kTileFrom<A>        fewer tokens than this are faster row by row
+//   kTileFrom           fewer tokens than this are faster row by row
 //   store(p, f, n)      the first n lanes
 //   dwords(p)           the four bytes at p, in every int32
 //   scaled<n>(p)        the int32 at p times 2^n, in every int32
@@ -42,7 +42,7 @@ struct TileWeights {
       typename V::F scale[V::kLanes], shift[V::kLanes];
       for (int r = 0; r < V::kLanes; ++r) {
         const int64_t row = smaller(n + half * V::kLanes + r, last);
-        read_scales<V>(m, row, first, count, kOffset, scale[r], shift[r]);
+        read_scales<V>(Row(m, row), kBits, first, count, kOffset, scale[r], shift[r]);
         fetch_scales(m, row + kRows, first, count);
       }
       V::transpose(scale);
@@ -230,7 +230,7 @@ void multiply_tiles(const Matrix& m, int64_t first, int64_t rows, const Quantize
 
 template <class V, class A>
 void multiply_tiled(const Matrix& m, int64_t first, int64_t rows, const void* const* x, int64_t tokens, float* out) {
-  if (tokens < V::template kTileFrom<A> || m.block < kUnit) return multiply_quantized<V, A>(m, first, rows, x, tokens, out);
+  if (tokens < V::kTileFrom || m.block < kUnit) return multiply_quantized<V, A>(m, first, rows, x, tokens, out);
   memset(out, 0, static_cast<size_t>(rows * tokens) * sizeof(float));
   Quantized<V, A> views[kMaxTokens];
   for (int64_t t = 0; t < tokens; ++t) views[t] = Quantized<V, A>(x[t], m.columns);

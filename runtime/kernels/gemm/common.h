@@ -67,25 +67,33 @@ inline void with_bits(const Matrix& m, Body body) {
   }
 }
 
-// scale and scale * (offset - zero point) of row n, from the even block `first` on: kLanes blocks, zeros after `count`;
+// Where a row of a quantized matrix lies.
+struct Row {
+  const uint8_t* codes;
+  const uint16_t* scales;
+  const uint8_t* zero_points;  // null where symmetric
+
+  Row(const Matrix& m, int64_t n)
+      : codes(m.row(n)), scales(m.row_scales(n)), zero_points(m.zero_points ? m.row_zero_points(n) : nullptr) {}
+};
+
+// scale and scale * (offset - zero point) of a row, from the even block `first` on: kLanes blocks, zeros after `count`;
 // then the same of `count` blocks, zeros up to a full vector.
 template <class V>
-inline void read_scales(const Matrix& m, int64_t n, int64_t first, int64_t count, int offset, typename V::F& scale,
-                        typename V::F& shift) {
-  scale = V::load_half(m.row_scales(n) + first, count);
-  auto point = V::broadcast(static_cast<float>(1 << (m.bits - 1)));
-  if (m.zero_points) {
-    const uint8_t* points = m.row_zero_points(n);
-    point = m.bits == 8 ? V::codes8(points + first, count) : V::codes4(points + first / 2, count);
-  }
+[[gnu::always_inline]] inline void read_scales(const Row& row, int bits, int64_t first, int64_t count, int offset,
+                                               typename V::F& scale, typename V::F& shift) {
+  scale = V::load_half(row.scales + first, count);
+  auto point = V::broadcast(static_cast<float>(1 << (bits - 1)));
+  if (row.zero_points)
+    point = bits == 8 ? V::codes8(row.zero_points + first, count) : V::codes4(row.zero_points + first / 2, count);
   shift = V::mul(scale, V::sub(V::broadcast(static_cast<float>(offset)), point));
 }
 
 template <class V>
-void load_scales(const Matrix& m, int64_t n, int64_t first, int64_t count, int offset, float* scales, float* shifts) {
+void load_scales(const Row& row, int bits, int64_t first, int64_t count, int offset, float* scales, float* shifts) {
   for (int64_t b = 0; b < count; b += V::kLanes) {
     typename V::F scale, shift;
-    read_scales<V>(m, n, first + b, count - b, offset, scale, shift);
+    read_scales<V>(row, bits, first + b, count - b, offset, scale, shift);
     V::store(scales + b, scale);
     V::store(shifts + b, shift);
   }
