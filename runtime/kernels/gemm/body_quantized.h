@@ -170,10 +170,10 @@ template <class V, class A, int kBits, bool kHalves, int kPart, int kCount>
 template <int kCount>
 constexpr int kChains = kCount > 2 ? 1 : 2;
 
-// The same for the first kGroups groups of a row's units from `unit` on, of which `units` are left; fetches what lies at
+// The same for the first `groups` groups of a row's units from `unit` on, of which `units` are left; fetches what lies at
 // `ahead`.
-template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
-[[gnu::always_inline]] inline void dot_units(const Matrix& m, const Row& row, int64_t unit, int64_t units,
+template <class V, class A, int kBits, bool kHalves, int kCount>
+[[gnu::always_inline]] inline void dot_units(const Matrix& m, const Row& row, int64_t unit, int64_t units, int groups,
                                              Codes<kBits> stored, Codes<kBits> ahead, const Quantized<V, A>* x,
                                              typename V::F (&sums)[kChains<kCount>][kCount]) {
   constexpr int64_t kColumns = V::kLanes / 4 * kUnit, kLow = kColumns * stored.kLow / 8, kHigh = kColumns * stored.kHigh / 8;
@@ -187,50 +187,44 @@ template <class V, class A, int kBits, bool kHalves, int kGroups, int kCount>
     if constexpr (kHalves)
       sum[t] = V::fma(V::sub(weights.shift[1], weights.shift[0]), V::load(x[t].late_sums + unit), sum[t]);
   }
-  for (int64_t i = 0; i < kGroups * kLow; i += 64) __builtin_prefetch(ahead.low + i);
-  for (int64_t i = 0; i < kGroups * kHigh; i += 64) __builtin_prefetch(ahead.high + i);
+  for (int64_t i = 0; i < groups * kLow; i += 64) __builtin_prefetch(ahead.low + i);
+  for (int64_t i = 0; i < groups * kHigh; i += 64) __builtin_prefetch(ahead.high + i);
   dot_group<V, A, kBits, kHalves, 0, kCount>(stored, x, unit, scale, sum);
-  if constexpr (kGroups > 1) dot_group<V, A, kBits, kHalves, 1, kCount>(stored.after(kColumns), x, unit, scale, other);
-  if constexpr (kGroups > 2) dot_group<V, A, kBits, kHalves, 2, kCount>(stored.after(2 * kColumns), x, unit, scale, sum);
-  if constexpr (kGroups > 3) dot_group<V, A, kBits, kHalves, 3, kCount>(stored.after(3 * kColumns), x, unit, scale, other);
+  if (groups > 1) dot_group<V, A, kBits, kHalves, 1, kCount>(stored.after(kColumns), x, unit, scale, other);
+  if (groups > 2) dot_group<V, A, kBits, kHalves, 2, kCount>(stored.after(2 * kColumns), x, unit, scale, sum);
+  if (groups > 3) dot_group<V, A, kBits, kHalves, 3, kCount>(stored.after(3 * kColumns), x, unit, scale, other);
 }
 
-// The same for fewer than kLanes units, the row's last ones.
-template <class V, class A, int kBits, bool kHalves, int kCount>
-[[gnu::noinline]] void dot_last(const Matrix& m, const Row& row, int64_t unit, Codes<kBits> ahead, const Quantized<V, A>* x,
-              typename V::F (&sum)[kChains<kCount>][kCount]) {
-  constexpr int64_t kGroup = V::kLanes / 4;
-  const int64_t weights = m.columns - unit * kUnit, units = (weights + kUnit - 1) / kUnit;
-  Codes<kBits> stored(m, row.codes, unit * kUnit);
-  uint8_t padded[4 * kGroup * kUnit * kBits / 8];
-  if (weights % (kGroup * kUnit)) {  // zeros after the codes that are there
-    const Codes<kBits> copy(padded, padded + sizeof padded / kBits * stored.kLow);
-    memset(padded, 0, sizeof padded);
-    memcpy(padded, stored.low, static_cast<size_t>(weights * stored.kLow / 8));
-    memcpy(padded + sizeof padded / kBits * stored.kLow, stored.high, static_cast<size_t>(weights * stored.kHigh / 8));
-    stored = copy;
-  }
-  switch ((units + kGroup - 1) / kGroup) {
-    case 1: return dot_units<V, A, kBits, kHalves, 1, kCount>(m, row, unit, units, stored, ahead, x, sum);
-    case 2: return dot_units<V, A, kBits, kHalves, 2, kCount>(m, row, unit, units, stored, ahead, x, sum);
-    case 3: return dot_units<V, A, kBits, kHalves, 3, kCount>(m, row, unit, units, stored, ahead, x, sum);
-    default: return dot_units<V, A, kBits, kHalves, 4, kCount>(m, row, unit, units, stored, ahead, x, sum);
-  }
+// Codes of 4 groups of `group` columns each, of which there are only `columns`: zeros come after them.
+template <int kBits>
+[[gnu::noinline]] Codes<kBits> pad_codes(Codes<kBits> stored, int64_t columns, int64_t group, uint8_t* to) {
+  const Codes<kBits> padded(to, to + 4 * group * stored.kLow / 8);
+  memset(to, 0, static_cast<size_t>(4 * group * kBits / 8));
+  memcpy(to, stored.low, static_cast<size_t>(columns * stored.kLow / 8));
+  memcpy(to + 4 * group * stored.kLow / 8, stored.high, static_cast<size_t>(columns * stored.kHigh / 8));
+  return padded;
 }
 
 // out[t * stride] += row . x[t] for kCount tokens, from unit `first` (a multiple of kLanes) to unit `end`; fetches as
 // much of the row that lies at `next`.
 template <class V, class A, int kBits, bool kHalves, int kCount>
-[[gnu::always_inline]] inline void dot_row(const Matrix& m, const Row& row, int64_t first, int64_t end, const uint8_t* next, const Quantized<V, A>* x,
-             int64_t stride, float* out) {
+[[gnu::always_inline]] inline void dot_row(const Matrix& m, const Row& row, int64_t first, int64_t end,
+                                           const uint8_t* next, const Quantized<V, A>* x, int64_t stride, float* out) {
+  constexpr int64_t kGroup = V::kLanes / 4 * kUnit;  // columns
   typename V::F sum[kChains<kCount>][kCount];
   for (auto& chain : sum)
     for (auto& s : chain) s = V::zero();
   int64_t u = first;
   const auto codes = [&](const uint8_t* row) { return Codes<kBits>(m, row, u * kUnit); };
   for (const int64_t whole = smaller(end, m.columns / kUnit); u + V::kLanes <= whole; u += V::kLanes)
-    dot_units<V, A, kBits, kHalves, 4, kCount>(m, row, u, V::kLanes, codes(row.codes), codes(next), x, sum);
-  if (u < end) dot_last<V, A, kBits, kHalves, kCount>(m, row, u, codes(next), x, sum);
+    dot_units<V, A, kBits, kHalves, kCount>(m, row, u, V::kLanes, 4, codes(row.codes), codes(next), x, sum);
+  if (u < end) {
+    const int64_t left = m.columns - u * kUnit;
+    uint8_t padded[4 * kGroup * kBits / 8];
+    const auto stored = left % kGroup ? pad_codes(codes(row.codes), left, kGroup, padded) : codes(row.codes);
+    dot_units<V, A, kBits, kHalves, kCount>(m, row, u, ceil_divide(left, kUnit), static_cast<int>(ceil_divide(left, kGroup)),
+                                            stored, codes(next), x, sum);
+  }
   for (int t = 0; t < kCount; ++t) {
     auto whole = sum[0][t];
     for (int c = 1; c < kChains<kCount>; ++c) whole = V::add(whole, sum[c][t]);
@@ -238,10 +232,10 @@ template <class V, class A, int kBits, bool kHalves, int kCount>
   }
 }
 
-// Fetches scales and zero points of row n: streams of their own, too thin for the hardware to fetch ahead.
-inline void fetch_scales(const Matrix& m, int64_t n, int64_t first, int64_t count) {
-  for (int64_t b = 0; b < count; b += 32) __builtin_prefetch(m.row_scales(n) + first + b);
-  if (m.zero_points) __builtin_prefetch(m.row_zero_points(n) + first * zero_point_bits(m.bits) / 8);
+// Fetches scales and zero points of a row: streams of their own, too thin for the hardware to fetch ahead.
+[[gnu::always_inline]] inline void fetch_scales(const Row& row, int bits, int64_t first, int64_t count) {
+  for (int64_t b = 0; b < count; b += 32) __builtin_prefetch(row.scales + first + b);
+  if (row.zero_points) __builtin_prefetch(row.zero_points + first * zero_point_bits(bits) / 8);
 }
 
 // Tokens go kCount at a time, the rest fewer at a time; as many columns at a time as stay near.
@@ -250,15 +244,22 @@ void multiply_tokens(const Matrix& m, int64_t first, int64_t rows, const Quantiz
                      float* out) {
   constexpr int64_t kChunk = kNear / kCount / Quantized<V, A>::kUnitBytes;  // units, a multiple of 16
   const int64_t units = (m.columns + kUnit - 1) / kUnit;
-  const int64_t ahead = ceil_divide(kAhead, larger(m.row_bytes(), 1));  // rows
+  const Step step(m);
+  const int64_t ahead = ceil_divide(kAhead, larger(step.codes, 1));  // rows
   for (; tokens >= kCount; tokens -= kCount, x += kCount, out += kCount * rows)
-    for (int64_t u = 0; u < units; u += kChunk)
+    for (int64_t u = 0; u < units; u += kChunk) {
+      const int64_t end = smaller(u + kChunk, units), block = m.blocks(u * kUnit), blocks = m.blocks((units - u) * kUnit);
+      Row row(m, first), next(m, first + ahead);
+      const uint8_t* codes = m.then && ahead > rows ? m.then + (ahead - rows) * step.codes : next.codes;
       for (int64_t r = 0; r < rows; ++r) {
-        const int64_t row = r + ahead;
-        fetch_scales(m, first + row, m.blocks(u * kUnit), m.blocks((units - u) * kUnit));
-        const uint8_t* next = m.then && row >= rows ? m.then + (row - rows) * m.row_bytes() : m.row(first + row);
-        dot_row<V, A, kBits, kHalves, kCount>(m, Row(m, first + r), u, smaller(u + kChunk, units), next, x, rows, out + r);
+        if (m.then && r + ahead == rows) codes = m.then;
+        fetch_scales(next, kBits, block, blocks);
+        dot_row<V, A, kBits, kHalves, kCount>(m, row, u, end, codes, x, rows, out + r);
+        step.take(row);
+        step.take(next);
+        codes += step.codes;
       }
+    }
   constexpr int kFewer = kCount > 4 ? kCount / 2 : kCount - 1;
   if constexpr (kFewer) multiply_tokens<V, A, kBits, kHalves, kFewer>(m, first, rows, x, tokens, out);
 }

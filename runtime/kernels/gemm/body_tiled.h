@@ -43,7 +43,7 @@ struct TileWeights {
       for (int r = 0; r < V::kLanes; ++r) {
         const int64_t row = smaller(n + half * V::kLanes + r, last);
         read_scales<V>(Row(m, row), kBits, first, count, kOffset, scale[r], shift[r]);
-        fetch_scales(m, row + kRows, first, count);
+        fetch_scales(Row(m, row + kRows), kBits, first, count);
       }
       V::transpose(scale);
       for (int64_t b = 0; b < kBlocks; ++b) V::store(scales[b] + half * V::kLanes, scale[b]);

@@ -77,6 +77,19 @@ struct Row {
       : codes(m.row(n)), scales(m.row_scales(n)), zero_points(m.zero_points ? m.row_zero_points(n) : nullptr) {}
 };
 
+// From a row to the next one, without a multiplication.
+struct Step {
+  int64_t codes, scales, zero_points;
+
+  explicit Step(const Matrix& m)
+      : codes(m.row_bytes()), scales(m.row_blocks()), zero_points(m.zero_points ? m.zero_point_bytes() : 0) {}
+  void take(Row& row) const {
+    row.codes += codes;
+    row.scales += scales;
+    row.zero_points += zero_points;
+  }
+};
+
 // scale and scale * (offset - zero point) of a row, from the even block `first` on: kLanes blocks, zeros after `count`;
 // then the same of `count` blocks, zeros up to a full vector.
 template <class V>
