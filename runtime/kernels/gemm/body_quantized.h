@@ -6,7 +6,7 @@
 namespace {
 
 constexpr int64_t kNear = 32768;   // bytes of activations that stay in the first cache while rows of weights pass
-constexpr int64_t kAhead = 4096;  // bytes of a matrix that are fetched before they are used
+constexpr int64_t kAhead = 8192;  // bytes of a matrix that are fetched before they are used
 
 // Rounds a unit to codes, dealt out from `to` on; their sums by half unit, and the scale.
 template <int kLanes, class A>
