@@ -29,6 +29,8 @@ FIRST = 16  # tokens of the load and memory test
 BUFFER = 512 << 20
 
 SIZE = "size of the files"
+LIMIT = "decode, limit of the read test just before and after"
+SHARE = "decode, share of that limit"
 LOAD = "load, first token"
 PROCESS = f"process from start to end, {FIRST} tokens"
 MEMORY = "anonymous memory"
@@ -75,17 +77,14 @@ def quantities(lengths: Lengths) -> dict[str, Quantity]:
         SIZE: Quantity("GB", False),
         prefill: Quantity("tok/s", True, 1.5),
         decode: Quantity("tok/s", True, 1.0),
-        _roofline(lengths): Quantity("tok/s", True, 0.95),
+        LIMIT: Quantity("tok/s", None),
+        SHARE: Quantity("", True, 0.95),
         deep: Quantity("tok/s", True, 1.0),
         LOAD: Quantity("s", False, 1.0),
         PROCESS: Quantity("s", False),
         MEMORY: Quantity("GB", False),
         MEMORY_SHARE: Quantity("GB", False, 1.0),
     }
-
-
-def _roofline(lengths: Lengths) -> str:
-    return f"{lengths.names[1]}, limit of the bandwidth"
 
 
 def measure_whole(
@@ -107,33 +106,35 @@ def contestants(entrants: Entrants, threads: int, lengths: Lengths) -> dict[str,
     """Engine -> its turn; the limits that targets name are engines too."""
     turns: dict[str, Callable[[], Values]] = {}
     for name, bundle in entrants.bundles.items():
-        turns[f"{OURS}, {name}"] = partial(_our_turn, bundle, threads, lengths)
+        turns[f"{OURS}, {name}"] = partial(_our_turn, bundle, entrants.cost, threads, lengths)
     for kind, gguf in entrants.ggufs.items():
         for repack in (True, False):
             name = f"llama.cpp {kind}, repack {int(repack)}"
             turns[name] = partial(_llama_turn, entrants.llama_bench, gguf, repack, threads, lengths)
-    turns["limit"] = partial(_limits, entrants.cost, threads, lengths)
+    turns["limit"] = partial(_limits, entrants.cost)
     return turns
 
 
-def _our_turn(bundle: Path, threads: int, lengths: Lengths) -> Values:
+def _our_turn(bundle: Path, cost: Cost, threads: int, lengths: Lengths) -> Values:
     warm(bundle.iterdir())
     ids = np.random.default_rng(0).integers(open_bundle(bundle).manifest.vocab_size, size=lengths.depth).tolist()
     prompt, continuation = ids[: lengths.prompt], ids[: lengths.generate]
-    runs = [(prompt, []), (ids[:1], continuation), (ids, continuation)]
-    timings = measure_fresh(Request(str(bundle), runs, threads=threads)).timings
     prefill, decode, deep = lengths.names
-    values = {
-        prefill: lengths.prompt / timings[0].prefill_s,
-        decode: lengths.generate / timings[1].decode_s,
-        deep: lengths.generate / timings[2].decode_s,
-    }
+    limits = [_limit(cost, threads, lengths)]
+    timings = measure_fresh(Request(str(bundle), [(ids[:1], continuation)], threads=threads)).timings
+    limits.append(_limit(cost, threads, lengths))
+    timings += measure_fresh(Request(str(bundle), [(prompt, []), (ids, continuation)], threads=threads)).timings
+    speed, limit = lengths.generate / timings[0].decode_s, sum(limits) / len(limits)
     done = run_module("benchmarks.first_token", bundle, str(threads), str(FIRST))
     first = json.loads(done.stdout)
     anonymous = first["anonymous"] / 1e9
-    return values | {
+    return {
+        prefill: lengths.prompt / timings[1].prefill_s,
+        decode: speed,
+        LIMIT: limit,
+        SHARE: speed / limit,
+        deep: lengths.generate / timings[2].decode_s,
         SIZE: total_bytes(bundle.iterdir()) / 1e9,
-        _roofline(lengths): values[decode],
         LOAD: first["load_s"],
         PROCESS: done.seconds,
         MEMORY: anonymous,
@@ -148,9 +149,11 @@ def _llama_turn(llama_bench: Path, gguf: Path, repack: bool, threads: int, lengt
     return speeds | {SIZE: total_bytes([gguf]) / 1e9, LOAD: load_s, PROCESS: seconds, MEMORY: anonymous / 1e9}
 
 
-def _limits(cost: Cost, threads: int, lengths: Lengths) -> Values:
+def _limit(cost: Cost, threads: int, lengths: Lengths) -> float:
     """Tokens/s if all weights and keys and values that a token needs were read at the speed of the read test."""
     needed = sum(cost.active.values()) + cost.kv_bytes_per_token * lengths.generate // 2
-    bandwidth = read_bandwidth(np.ones(BUFFER // 8, np.int64), threads)
-    allowed = 0.1 * (cost.data_bytes + cost.kv_bytes_per_token * FIRST)
-    return {_roofline(lengths): bandwidth / needed, MEMORY_SHARE: allowed / 1e9}
+    return read_bandwidth(np.ones(BUFFER // 8, np.int64), threads) / needed
+
+
+def _limits(cost: Cost) -> Values:
+    return {SHARE: 1.0, MEMORY_SHARE: 0.1 * (cost.data_bytes + cost.kv_bytes_per_token * FIRST) / 1e9}
