@@ -152,17 +152,18 @@ template <class V, class A, int kBits, int kCount, int kPart = 0>
   if constexpr (kPart + 1 < Q::kParts) dot_parts<V, A, kBits, kCount, kPart + 1>(weights, u, d, x, at, sum);
 }
 
-// out[t * stride + r] += row r . token t, for kCount tokens. The sums of floats lie in memory, for there are not
-// registers for them too.
+// out[t * stride + r] += row r . token t, for kCount tokens. Parts stay in registers; sums may have to go to memory, once
+// per unit.
 template <class V, class A, int kBits, bool kShifts, int kCount>
 void dot_tile(const TileWeights<V, A, kBits>& weights, const Quantized<V, A>* x, const Matrix& m, int64_t unit,
               int64_t units, int64_t rows, int64_t stride, float* out, Ahead& ahead) {
-  alignas(64) float sums[kCount][weights.kRows];
+  typename V::F sum[kCount][2];
   const uint8_t* codes[kCount];
+#pragma GCC unroll 8
   for (int t = 0; t < kCount; ++t) {
     codes[t] = x[t].codes;
-    for (int64_t r = 0; r < weights.kRows; r += V::kLanes)
-      V::store(sums[t] + r, V::load(out + t * stride + r, larger(rows - r, 0)));
+    for (int half = 0; half < 2; ++half)
+      sum[t][half] = V::load(out + t * stride + half * V::kLanes, larger(rows - half * V::kLanes, 0));
   }
   for (int64_t u = 0; u < units; ++u) {
     ahead.fetch();
@@ -174,24 +175,24 @@ void dot_tile(const TileWeights<V, A, kBits>& weights, const Quantized<V, A>* x,
 #pragma GCC unroll 1
     for (int64_t d = 0; d < 4; ++d) dot_parts<V, A, kBits>(weights, u, d, codes, at + 4 * d, part);
     const int64_t b = m.blocks((unit + u) * kUnit) % weights.kBlocks;
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       const auto scale = V::load(weights.scales[b] + half * V::kLanes);
 #pragma GCC unroll 8
       for (int t = 0; t < kCount; ++t) {
-        float* to = sums[t] + half * V::kLanes;
         const auto factor = V::mul(scale, V::broadcast(x[t].scales[unit + u]));
-        auto sum = V::fma(V::to_float(part[t][half]), factor, V::load(to));
+        sum[t][half] = V::fma(V::to_float(part[t][half]), factor, sum[t][half]);
         if constexpr (kShifts) {
           const auto shift = V::load(weights.shifts[b] + half * V::kLanes);
-          sum = V::fma(shift, V::broadcast(x[t].sums[unit + u]), sum);
+          sum[t][half] = V::fma(shift, V::broadcast(x[t].sums[unit + u]), sum[t][half]);
         }
-        V::store(to, sum);
       }
     }
   }
+#pragma GCC unroll 8
   for (int t = 0; t < kCount; ++t)
-    for (int64_t r = 0; r < weights.kRows; r += V::kLanes)
-      V::store(out + t * stride + r, V::load(sums[t] + r), larger(rows - r, 0));
+    for (int half = 0; half < 2; ++half)
+      V::store(out + t * stride + half * V::kLanes, sum[t][half], larger(rows - half * V::kLanes, 0));
 }
 
 // As few groups of at most kTileTokens tokens as there can be, of about the same size.
