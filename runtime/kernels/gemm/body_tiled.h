@@ -29,9 +29,9 @@ struct TileWeights {
   static constexpr int64_t kRows = 2 * V::kLanes;
   static constexpr int64_t kBlocks = V::kLanes;  // whose scales are read at a time
 
-  static constexpr int kInts = kPacked ? kBits : kQuads;  // of a unit and row
 
-  std::conditional_t<kPacked, typename V::F, typename V::I> codes[kTileUnits * kInts][2];
+  typename V::F packed[kPacked ? kTileUnits * kBits : 1][2];
+  typename V::I codes[kPacked ? 1 : kTileUnits * kQuads][2];
   alignas(64) float scales[kBlocks][kRows], shifts[kBlocks][kRows];
 
   // The scales of rows [n, last], the last one repeated, from block `first` on; zeros after the row's end.
@@ -69,9 +69,9 @@ struct TileWeights {
   template <int kPart>
   typename V::B part(int64_t u, int64_t d, int half) const {
     if constexpr (kPacked)
-      return V::template deal<kBits, A, kPart>(&codes[u * kInts + d][half]);
+      return V::template deal<kBits, A, kPart>(&packed[u * kBits + d][half]);
     else
-      return codes[u * kInts + kPart * 4 + d][half];
+      return codes[u * kQuads + kPart * 4 + d][half];
   }
 
  private:
@@ -101,9 +101,9 @@ struct TileWeights {
   template <int kWidth, int kPart = 0>
   void deal_parts(const typename V::F* columns, int64_t u, int64_t d, int half) {
     if constexpr (kPacked) {
-      codes[u * kInts + d][half] = *columns;
+      packed[u * kBits + d][half] = *columns;
     } else {
-      codes[u * kInts + kPart * 4 + d][half] = V::template deal<kWidth, A, kPart>(columns);
+      codes[u * kQuads + kPart * 4 + d][half] = V::template deal<kWidth, A, kPart>(columns);
       if constexpr (kPart + 1 < kParts) deal_parts<kWidth, kPart + 1>(columns, u, d, half);
     }
   }
@@ -119,7 +119,7 @@ struct TileWeights {
         typename V::B parts[kParts];
         V::template deal_plane<kWidth, kShift, A>(columns[u * kWidth + j * kWidth / 4], j, parts);
         for (int p = 0; p < kParts; ++p) {
-          auto& code = codes[u * kInts + p * 4 + j][half];
+          auto& code = codes[u * kQuads + p * 4 + j][half];
           code = kShift ? V::either(code, parts[p]) : parts[p];
         }
       }
