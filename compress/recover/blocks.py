@@ -21,18 +21,14 @@ RATES = {"codes": 7.5e-3, "scales": 2.5e-3, "vectors": 2.5e-3}
 
 def tune_blocks(
     work: Work, stage: int, student: Student, reference: ReferenceModel, ids: np.ndarray, *, track: Track
-) -> list[float]:
+) -> None:
     """Train one layer after the other, one chunk of ids (int64 [n, S]) at a step, each chunk once.
 
     In memory are one layer at a time, and the hidden states of all chunks in the original and in the packed model.
 
     Args:
         stage: the number of this stage in the work.
-
-    Returns:
-        The relative error of what leaves a layer at each step, before it; the mean of all layers.
     """
-    losses = []
     with reference.embed(ids) as targets, student.room(targets.shape) as states:
         embedding = work.part("embedding", stage)
         for n, chunk in enumerate(ids):
@@ -45,22 +41,18 @@ def tune_blocks(
             if state := work.load(stage, part.name):
                 part.load(state["parameters"])
             else:
-                state = {"losses": _tune(student, i, part, states, targets), "parameters": part.state()}
-                work.save(stage, part.name, state)
-            losses.append(state["losses"])
+                _tune(student, i, part, states, targets)
+                work.save(stage, part.name, {"parameters": part.state()})
             for n in range(len(ids)):
                 with torch.no_grad():
                     states[n] = _output(student, i, part, states[n]).numpy()
-    means: list[float] = np.mean(losses, axis=0).tolist()
-    return means
 
 
-def _tune(student: Student, i: int, part: Part, states: np.ndarray, targets: np.ndarray) -> list[float]:
+def _tune(student: Student, i: int, part: Part, states: np.ndarray, targets: np.ndarray) -> None:
     order = np.random.default_rng(i).permutation(len(states)).tolist()
     tuner = Tuner([part], RATES, len(order))
     for chunk in order:
         tuner.step(relative_error(_output(student, i, part, states[chunk]), torch.from_numpy(targets[chunk])))
-    return tuner.losses
 
 
 def _output(student: Student, i: int, part: Part, states: np.ndarray) -> Tensor:

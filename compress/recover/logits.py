@@ -29,18 +29,14 @@ _BEGUN, _DONE = "begun", "done"
 
 def tune_logits(
     work: Work, stage: int, name: str, student: Student, teacher: Teacher, ids: np.ndarray, *, track: Track
-) -> list[float]:
+) -> None:
     """Train the whole model, one chunk of ids (int64 [n, S]) at a step, each chunk once.
 
     Args:
         stage, name: the number of this stage in the work, and which of RATES it is.
-
-    Returns:
-        The divergence of each chunk from the original, before the step that it was used for.
     """
-    if finished := work.load(stage, _DONE):
-        losses: list[float] = finished["losses"]
-        return losses
+    if work.load(stage, _DONE):
+        return
     parts = {part: work.part(part, stage) for part in part_names(student.spec)}
     order = np.random.default_rng(0).permutation(len(ids))
     tuner = Tuner(parts.values(), RATES[name], len(order))
@@ -58,9 +54,8 @@ def tune_logits(
             saved = time.monotonic()
     for part in parts.values():
         work.save(stage, part.name, {"parameters": part.state()})
-    work.save(stage, _DONE, {"losses": tuner.losses})
+    work.save(stage, _DONE, {"steps": tuner.done})
     work.drop(stage, _BEGUN)
-    return tuner.losses
 
 
 def _parameters(parts: Mapping[str, Part]) -> dict[str, Any]:

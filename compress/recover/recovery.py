@@ -14,10 +14,11 @@ from edgepress.checkpoint import Checkpoint
 from edgepress.compress.apply import write_parts
 from edgepress.compress.packed import RECORD, PackedModel, open_packed
 from edgepress.compress.recover.blocks import tune_blocks
+from edgepress.compress.recover.held_out import divergence, split
 from edgepress.compress.recover.logits import tune_logits
 from edgepress.compress.recover.student import Student
 from edgepress.compress.recover.teacher import Teacher
-from edgepress.compress.recover.work import Work
+from edgepress.compress.recover.work import VERDICT, Work
 from edgepress.compress.reference import ReferenceModel
 from edgepress.errors import EdgepressError, InputError
 from edgepress.files import sync
@@ -33,6 +34,8 @@ def recover(
 ) -> PackedModel:  # fmt: skip
     """Train what a packed model stores, stage by stage, without changing its plan, formats or size.
 
+    Some of the chunks are held out. A stage that does not bring the model nearer to the original on them is undone.
+
     What is under way lies in `<folder>.recovering`: after an interruption, a later call with the same arguments goes
     on, and the result is the same.
 
@@ -44,7 +47,8 @@ def recover(
         cache: for what the original predicts.
 
     Raises:
-        InputError: the folder exists, an unknown stage, nothing to train, or ids that are not the model's.
+        InputError: the folder exists, an unknown stage, nothing to train, too few chunks, or ids that
+            are not the model's.
         CheckpointError: weights that cannot be read.
     """
     if folder.exists():
@@ -77,17 +81,23 @@ def _tune(
     track: Track, memory: int | None,
 ) -> list[str]:  # fmt: skip
     student = Student(checkpoint, packed.plan)
-    why = []
+    (learnt, held), options = split(ids), {"track": track, "memory": memory}
+    judge, best, why = Teacher(checkpoint, held, cache, **options), None, []
     for number, stage in enumerate(stages):
-        if stage == "blocks":
-            reference, what = ReferenceModel(checkpoint, memory=memory), "error of a layer's output"
-            losses = tune_blocks(work, number, student, reference, ids, track=track)
-        else:
-            teacher, what = Teacher(checkpoint, ids, cache, track=track, memory=memory), "divergence"
-            losses = tune_logits(work, number, stage, student, teacher, ids, track=track)
-        tenth = max(1, len(losses) // 10)
-        first, last = np.mean(losses[:tenth]), np.mean(losses[-tenth:])
-        why.append(f"recovery, {stage}: {what} {first:.4f} at first, {last:.4f} at last, {ids.size} tokens")
+        verdict = work.load(number, VERDICT)
+        if verdict is None:
+            before = divergence(work, number, student, judge, held) if best is None else best
+            if stage == "blocks":
+                tune_blocks(work, number, student, ReferenceModel(checkpoint, memory=memory), learnt, track=track)
+            else:
+                teacher = Teacher(checkpoint, learnt, cache, **options)
+                tune_logits(work, number, stage, student, teacher, learnt, track=track)
+            verdict = {"before": before, "after": divergence(work, number + 1, student, judge, held)}
+            work.save(number, VERDICT, verdict)
+        best = min(verdict.values())
+        figures = f"divergence {verdict['before']:.4f} before, {verdict['after']:.4f} after"
+        undone = "" if work.kept(number) else "; undone"
+        why.append(f"recovery, {stage}: {figures}, on {held.size} tokens held out of {ids.size}{undone}")
     return why
 
 

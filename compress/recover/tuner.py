@@ -29,11 +29,7 @@ class Tuner:
                     groups[kind].append(parameter)
         used = [{"params": group, "kind": kind} for kind, group in groups.items() if group]
         self._adam = torch.optim.Adam(used, betas=(0.9, 0.95), fused=True)
-        self.losses: list[float] = []
-
-    @property
-    def done(self) -> int:
-        return len(self.losses)
+        self.done = 0
 
     def step(self, loss: torch.Tensor) -> None:
         """Lower the loss by one step."""
@@ -43,11 +39,11 @@ class Tuner:
             group["lr"] = self._rates[group["kind"]] * share
         self._adam.step()
         self._adam.zero_grad()
-        self.losses.append(loss.item())
+        self.done += 1
 
     def state(self) -> dict[str, Any]:
-        return {"losses": self.losses, "adam": self._adam.state_dict()}
+        return {"done": self.done, "adam": self._adam.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.losses = state["losses"]
+        self.done = state["done"]
         self._adam.load_state_dict(state["adam"])

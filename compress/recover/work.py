@@ -15,6 +15,7 @@ from edgepress.compress.packed import RECORD, PackedModel
 from edgepress.compress.recover.part import Part
 from edgepress.errors import InputError
 
+VERDICT = "verdict"
 _KEY = "recovery.json"
 
 
@@ -22,7 +23,8 @@ class Work:
     """The stages of a recovery write here; what is here need not be done again.
 
     A state is a file, `<stage number>/<part>.pt` for a finished part, `begun.pt` beside it for a stage that is under
-    way, `done.pt` for one that is finished. It appears under its name only when it is whole.
+    way, `done.pt` for one that is finished, `verdict.pt` for what it was worth. It appears under its name only when it
+    is whole.
     """
 
     def __init__(
@@ -48,13 +50,18 @@ class Work:
             raise InputError(f"{folder} holds the recovery of another model, text or choice of stages; remove it")
 
     def part(self, name: str, stage: int) -> Part:
-        """A part as the stages before `stage` left it."""
+        """A part as the stages before `stage` left it; those that were not worth it are undone."""
         part = Part(self._packed, self._checkpoint, name)
         for earlier in reversed(range(stage)):
-            if state := self.load(earlier, name):
+            if self.kept(earlier) and (state := self.load(earlier, name)):
                 part.load(state["parameters"])
                 break
         return part
+
+    def kept(self, stage: int) -> bool:
+        """Whether a stage has brought the model nearer to the original, or has not been judged yet."""
+        verdict = self.load(stage, VERDICT)
+        return verdict is None or verdict["after"] < verdict["before"]
 
     def load(self, stage: int, name: str) -> dict[str, Any] | None:
         """A state, or None."""

@@ -38,7 +38,7 @@ def test_both_commands_recover(command: str, tiny: Tiny, text: Path, tmp_path: P
 def test_a_plan_is_recovered_too(tiny: Tiny, text: Path, tmp_path: Path) -> None:
     assert run("compress", tiny("llama"), "-o", tmp_path / "first", "--bits", 4) == 0
     plan = tmp_path / "first" / "plan.json"
-    options = ("--plan", plan, "--calibrate", text, "--recover", "logits", "--recover-chunks", 1)
+    options = ("--plan", plan, "--calibrate", text, "--recover", "logits", "--recover-chunks", 2)
     assert run("compress", tiny("llama"), "-o", tmp_path / "second", *options) == 0
     packed = open_packed(tmp_path / "second")
     assert packed.plan.digest() == load_plan(plan, packed.spec).digest()

@@ -1,6 +1,7 @@
 """Recovery: closer to the original on unseen text, the same after any interruption, and still what the plan says."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -91,7 +92,7 @@ def test_routers_alone(cache: Cache, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(SAMPLE)
     packed = pressed(checkpoint, tmp_path / "packed", bits=8, pruned=4)
     tuned = recover(packed, checkpoint, text_ids("calibration", 4), ["router"], tmp_path / "tuned", cache)
-    unseen = text_ids("eval", 1)
+    unseen = text_ids("eval", 4)
     assert divergence(tuned, checkpoint, cache, unseen) < divergence(packed, checkpoint, cache, unseen)
     changed = {name for name, tensor in stored(tuned).items() if not np.array_equal(tensor, stored(packed)[name])}
     assert changed == {f"model.layers.{i}.mlp.gate.weight" for i in range(packed.spec.layers)}
@@ -129,6 +130,32 @@ def test_the_bundle_computes_what_was_trained(tiny: Tiny, cache: Cache, tmp_path
     assert near.mean() >= 0.95  # the rest: two experts were as good as equal
 
 
+def test_a_stage_that_does_harm_is_undone(
+    tiny: Tiny, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(logits.RATES, "router", {"router": 100.0})
+    checkpoint = open_checkpoint(tiny("qwen3_moe"))
+    packed, ids = pressed(checkpoint, tmp_path / "packed"), random_ids(checkpoint)
+    only = recover(packed, checkpoint, ids, ["logits"], tmp_path / "only", cache)
+    after = recover(packed, checkpoint, ids, ["router", "logits"], tmp_path / "after", cache)
+    (harm, gain) = after.plan.why[-2:]
+    assert harm.startswith("recovery, router") and harm.endswith("; undone")
+    assert gain == only.plan.why[-1] and "undone" not in gain
+    for name, tensor in stored(only).items():
+        np.testing.assert_array_equal(stored(after)[name], tensor, err_msg=name)
+
+
+def test_what_the_plan_says_of_a_stage_is_so(cache: Cache, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(SAMPLE)
+    packed, ids = pressed(checkpoint, tmp_path / "packed"), text_ids("calibration", 5)
+    tuned = recover(packed, checkpoint, ids, ["logits"], tmp_path / "tuned", cache)
+    held = ids[[8, 26]]
+    figures = [float(word) for word in re.findall(r"0\.\d+", tuned.plan.why[-1])]
+    want = [divergence(p, checkpoint, cache, held) for p in (packed, tuned)]
+    np.testing.assert_allclose(figures, want, rtol=0.02)  # matrices were multiplied in bfloat16
+    assert f"on {held.size} tokens held out of {ids.size}" in tuned.plan.why[-1]
+
+
 @pytest.mark.parametrize(("where", "count"), [("asking", 1), ("blocks", 1), ("logits", 13), ("pressing", 2)])
 def test_interrupted_and_resumed_it_ends_the_same(
     where: str, count: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -162,6 +189,7 @@ def test_work_on_something_else_is_not_taken_over(tiny: Tiny, cache: Cache, tmp_
         ("llama", ["router"], "no router"),
         ("llama", ["rooter"], "unknown recovery 'rooter'; use none, router"),
         ("llama", ["logits"], "exists; choose another"),
+        ("llama", ["logits"], "needs two chunks"),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -171,7 +199,7 @@ def test_what_cannot_be_is_refused(
     packed = pressed(checkpoint, tmp_path / "packed")
     out = packed.folder if "exists" in message else tmp_path / "out"
     with pytest.raises(InputError, match=message):
-        recover(packed, checkpoint, random_ids(checkpoint), stages, out, cache)
+        recover(packed, checkpoint, random_ids(checkpoint)[: 1 if "two" in message else 40], stages, out, cache)
 
 
 def test_tokens_of_another_model_leave_nothing_behind(tiny: Tiny, cache: Cache, tmp_path: Path) -> None:
