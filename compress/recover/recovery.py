@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from edgepress.compress.apply import write_parts
 from edgepress.compress.packed import RECORD, PackedModel, open_packed
 from edgepress.compress.recover.blocks import tune_blocks
 from edgepress.compress.recover.held_out import divergence, split
-from edgepress.compress.recover.logits import tune_logits
+from edgepress.compress.recover.logits import rates, tune_logits
 from edgepress.compress.recover.student import Student
 from edgepress.compress.recover.teacher import Teacher
 from edgepress.compress.recover.work import VERDICT, Work
@@ -81,8 +82,11 @@ def _tune(
     track: Track, memory: int | None,
 ) -> list[str]:  # fmt: skip
     student = Student(checkpoint, packed.plan)
-    (learnt, held), options = split(ids), {"track": track, "memory": memory}
-    judge, best, why = Teacher(checkpoint, held, cache, **options), None, []
+    learnt, held = split(ids)
+    options: dict[str, Any] = {"track": track, "memory": memory}
+    judge = Teacher(checkpoint, held, cache, **options)
+    best: float | None = None
+    why = []
     for number, stage in enumerate(stages):
         verdict = work.load(number, VERDICT)
         if verdict is None:
@@ -90,8 +94,9 @@ def _tune(
             if stage == "blocks":
                 tune_blocks(work, number, student, ReferenceModel(checkpoint, memory=memory), learnt, track=track)
             else:
+                chosen = rates(stage, packed.plan.quantizer)
                 teacher = Teacher(checkpoint, learnt, cache, **options)
-                tune_logits(work, number, stage, student, teacher, learnt, track=track)
+                tune_logits(work, number, chosen, student, teacher, learnt, track=track)
             verdict = {"before": before, "after": divergence(work, number + 1, student, judge, held)}
             work.save(number, VERDICT, verdict)
         best = min(verdict.values())

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from edgepress.cache import Cache
 from edgepress.checkpoint import Checkpoint, open_checkpoint
 from edgepress.compress import apply, make_plan
+from edgepress.compress.calibrate import calibrate
 from edgepress.compress.packed import PackedModel
 from edgepress.compress.recover import logits, recover
 from edgepress.compress.recover.part import Part, gathered
@@ -21,6 +23,7 @@ from edgepress.compress.recover.teacher import Teacher
 from edgepress.errors import InputError
 from edgepress.export import export
 from edgepress.layout import parts
+from edgepress.plan import uniform_plan
 from edgepress.progress import Track, silent
 from edgepress.runtime import Session
 from edgepress.texts import calibration_ids
@@ -86,6 +89,19 @@ def test_it_comes_closer_to_the_original_on_other_text(
     before, after = (divergence(p, checkpoint, cache, unseen) for p in (packed, tuned))
     assert after < 0.95 * before
     assert f"recovery, {stages[0]}" in tuned.plan.why[-1]
+
+
+def test_codes_that_gptq_chose_stay(tiny: Tiny, cache: Cache, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny("qwen3_moe"))
+    ids, unseen = random_ids(checkpoint), random_ids(checkpoint, 8, seed=1)
+    plan = replace(uniform_plan(checkpoint.spec, "4"), quantizer="gptq")
+    packed = apply(checkpoint, plan, tmp_path / "packed", calibrate(checkpoint, ids))
+    tuned = recover(packed, checkpoint, ids, ["logits"], tmp_path / "tuned", cache)
+    assert divergence(tuned, checkpoint, cache, unseen) < divergence(packed, checkpoint, cache, unseen)
+    before, after = stored(packed), stored(tuned)
+    changed = [name for name in before if not np.array_equal(before[name], after[name])]
+    assert any(name.endswith("scales") for name in changed)
+    assert not any(before[name].dtype == np.uint8 for name in changed)
 
 
 def test_routers_alone(cache: Cache, tmp_path: Path) -> None:
