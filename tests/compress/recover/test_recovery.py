@@ -93,7 +93,7 @@ def test_it_comes_closer_to_the_original_on_other_text(
 
 def test_codes_that_gptq_chose_stay(tiny: Tiny, cache: Cache, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tiny("qwen3_moe"))
-    ids, unseen = random_ids(checkpoint), random_ids(checkpoint, 8, seed=1)
+    ids, unseen = random_ids(checkpoint, 160), random_ids(checkpoint, 8, seed=1)
     plan = replace(uniform_plan(checkpoint.spec, "4"), quantizer="gptq")
     packed = apply(checkpoint, plan, tmp_path / "packed", calibrate(checkpoint, ids))
     tuned = recover(packed, checkpoint, ids, ["logits"], tmp_path / "tuned", cache)
