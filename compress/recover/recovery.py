@@ -16,7 +16,7 @@ from edgepress.compress.apply import write_parts
 from edgepress.compress.packed import RECORD, PackedModel, open_packed
 from edgepress.compress.recover.blocks import tune_blocks
 from edgepress.compress.recover.held_out import divergence, split
-from edgepress.compress.recover.logits import rates, tune_logits
+from edgepress.compress.recover.logits import tune_logits
 from edgepress.compress.recover.student import Student
 from edgepress.compress.recover.teacher import Teacher
 from edgepress.compress.recover.work import VERDICT, Work
@@ -26,7 +26,7 @@ from edgepress.files import sync
 from edgepress.packed import Sink
 from edgepress.progress import Track, silent
 
-STAGES = ("router", "blocks", "logits")
+STAGES = ("router", "blocks", "scales", "logits")
 
 
 def recover(
@@ -74,7 +74,7 @@ def check_stages(stages: Sequence[str], spec: ModelSpec) -> None:
     if spec.encoder:
         raise InputError("recovery teaches models that generate text; leave it out for an embedding model")
     if "router" in stages and not spec.expert_layers:
-        raise InputError("the model has no router to train; use blocks or logits")
+        raise InputError("the model has no router to train; use blocks, scales or logits")
 
 
 def _tune(
@@ -94,9 +94,8 @@ def _tune(
             if stage == "blocks":
                 tune_blocks(work, number, student, ReferenceModel(checkpoint, memory=memory), learnt, track=track)
             else:
-                chosen = rates(stage, packed.plan.quantizer)
                 teacher = Teacher(checkpoint, learnt, cache, **options)
-                tune_logits(work, number, chosen, student, teacher, learnt, track=track)
+                tune_logits(work, number, stage, student, teacher, learnt, track=track)
             verdict = {"before": before, "after": divergence(work, number + 1, student, judge, held)}
             work.save(number, VERDICT, verdict)
         best = min(verdict.values())

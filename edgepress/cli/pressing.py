@@ -52,7 +52,7 @@ class Press:
     recover: Annotated[
         list[str] | None,
         typer.Option(
-            help="Train what is stored to do as the original does: none, router, blocks or logits, one after the other."
+            help="Train what is stored to do as the original does: none, router, blocks, scales or logits, in turn."
         ),
     ] = None
     recover_chunks: Annotated[int, typer.Option(help="Recover on at most this many chunks of each text.", min=1)] = 64

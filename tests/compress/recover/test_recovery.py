@@ -91,12 +91,12 @@ def test_it_comes_closer_to_the_original_on_other_text(
     assert f"recovery, {stages[0]}" in tuned.plan.why[-1]
 
 
-def test_codes_that_gptq_chose_stay(tiny: Tiny, cache: Cache, tmp_path: Path) -> None:
+def test_scales_leave_the_codes_that_gptq_chose(tiny: Tiny, cache: Cache, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tiny("qwen3_moe"))
     ids, unseen = random_ids(checkpoint, 160), random_ids(checkpoint, 8, seed=1)
     plan = replace(uniform_plan(checkpoint.spec, "4"), quantizer="gptq")
     packed = apply(checkpoint, plan, tmp_path / "packed", calibrate(checkpoint, ids))
-    tuned = recover(packed, checkpoint, ids, ["logits"], tmp_path / "tuned", cache)
+    tuned = recover(packed, checkpoint, ids, ["scales"], tmp_path / "tuned", cache)
     assert divergence(tuned, checkpoint, cache, unseen) < divergence(packed, checkpoint, cache, unseen)
     before, after = stored(packed), stored(tuned)
     changed = [name for name in before if not np.array_equal(before[name], after[name])]
