@@ -20,7 +20,7 @@ from edgepress.layout import parts as part_names
 from edgepress.progress import Track
 
 # Scales: for codes that make up for each other's errors, as GPTQ's do. On SmolLM2-135M (4 bits, 40,960 tokens to learn
-# from, 4,096 of WikiText-2) the divergence goes to 0.93 of what it was; with scales at 1e-3 to 1.04, with codes at 1e-3
+# from, 2,048 of WikiText-2) the divergence goes to 0.93 of what it was; with scales at 1e-3 to 1.04, with codes at 1e-3
 # to 1.03.
 RATES = {
     "router": {"router": 1e-2},
