@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.apply import source_fingerprint
 from edgepress.compress.reference import ReferenceModel
+from edgepress.compress.saved import Saved
 from edgepress.compress.statistics import Statistics, load_statistics
 from edgepress.plan import fingerprint
 from edgepress.progress import Track, silent
@@ -36,7 +35,7 @@ def calibrate(
         InputError: ids that are not the model's.
         CheckpointError: weights that cannot be read.
     """
-    saved = _Saved(cache, key_of(checkpoint, ids)) if cache else None
+    saved = Saved(cache, key_of(checkpoint, ids), load_statistics) if cache else None
     if saved and saved.result.exists():
         statistics = load_statistics(saved.result)
         statistics.ids = ids
@@ -125,36 +124,3 @@ def key_of(checkpoint: Checkpoint, ids: np.ndarray) -> str:
     facts += [] if checkpoint.rotation is None else [checkpoint.rotation]
     text = json.dumps(facts).encode() + np.ascontiguousarray(ids, "<i8").tobytes()
     return hashlib.sha256(text).hexdigest()[:16]
-
-
-class _Saved:
-    """Calibrations in a cache folder: `<key>.npz` when finished, until then `<key>/<layers done>/`.
-
-    A folder appears under its name only when it is complete.
-    """
-
-    def __init__(self, cache: Path, key: str) -> None:
-        self.result = cache / f"{key}.npz"
-        self._folder = cache / key
-
-    def load(self, states: np.ndarray) -> tuple[int, Statistics] | None:
-        """The layers done and their statistics; fills `states`."""
-        done = [int(p.name) for p in self._folder.glob("*") if p.name.isdecimal()]
-        if not done:
-            return None
-        folder = self._folder / str(max(done))
-        states[:] = np.load(folder / "states.npy", mmap_mode="r")
-        return max(done), load_statistics(folder / "statistics.npz")
-
-    def store(self, done: int, states: np.ndarray, statistics: Statistics) -> None:
-        partial = self._folder / "partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        np.save(partial / "states.npy", states)
-        statistics.save(partial / "statistics.npz")
-        os.rename(partial, self._folder / str(done))
-        shutil.rmtree(self._folder / str(done - 1), ignore_errors=True)
-
-    def finish(self, statistics: Statistics) -> None:
-        statistics.save(self.result)
-        shutil.rmtree(self._folder)

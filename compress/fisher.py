@@ -21,6 +21,7 @@ from edgepress.architecture import Experts
 from edgepress.checkpoint import Checkpoint
 from edgepress.compress.calibrate import key_of
 from edgepress.compress.reference import HEAD_ROWS, ReferenceModel
+from edgepress.compress.saved import Saved
 from edgepress.compress.statistics import save_arrays
 from edgepress.progress import Track, silent
 
@@ -70,8 +71,9 @@ def load_fisher(path: Path) -> Fisher:
 
 
 def measure_fisher(
-    checkpoint: Checkpoint, ids: np.ndarray, *, seed: int = 0, memory: int | None = None, track: Track = silent
-) -> Fisher:
+    checkpoint: Checkpoint, ids: np.ndarray, *, seed: int = 0, memory: int | None = None, cache: Path | None = None,
+    track: Track = silent,
+) -> Fisher:  # fmt: skip
     """Run chunks forward and back, one decoder layer in memory at a time.
 
     The input of every layer is kept, in a temporary file (TMPDIR) where that is large.
@@ -80,34 +82,46 @@ def measure_fisher(
         ids: int64 [n, S].
         seed: of the random signs.
         memory: as ReferenceModel takes it.
+        cache: a folder. On the way back the state is kept there after each layer, so a later call goes on from there,
+            forward through the layers that are left, with the same result; a finished one is read from there.
 
     Raises:
         InputError: ids that are not the model's.
         CheckpointError: weights that cannot be read.
     """
+    saved = Saved(cache, f"fisher-{key_of(checkpoint, ids)}", load_fisher) if cache else None
+    if saved and saved.result.exists():
+        return load_fisher(saved.result)
     model, spec = ReferenceModel(checkpoint, memory=memory), checkpoint.spec
     share = np.bincount(ids.ravel(), minlength=spec.vocab_size) / ids.size
-    fisher = Fisher(token_share=share)
     with model.embed(ids) as states, model.room((spec.layers, *states.shape)) as inputs:
-        for i in track(range(spec.layers), "calibrating: forward"):
+        gradients = np.empty(states.shape, np.float32)
+        done, fisher = (saved and saved.load(gradients)) or (0, Fisher(token_share=share))
+        left = spec.layers - done
+        for i in track(range(left), "calibrating: forward"):
             inputs[i] = states
             with model.layer(i):
                 model.advance(states)
-        gradients, fisher.output["head"] = _probe(model, states, np.random.default_rng(seed))
-        for i in track(range(spec.layers - 1, -1, -1), "calibrating: back"):
+        if not done:
+            fisher.output["head"] = _probe(model, states, gradients, np.random.default_rng(seed))
+        for i in track(range(left - 1, -1, -1), "calibrating: back"):
             _pull_back(model, i, inputs[i], gradients, fisher)
+            if saved:
+                saved.store(spec.layers - i, gradients, fisher)
     fisher.output["embedding"] = np.square(gradients, dtype=np.float64).mean((0, 1)) * spec.embedding_scale**2
+    if saved:
+        saved.finish(fisher)
     return fisher
 
 
-def _probe(model: ReferenceModel, states: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw v at the logits of every position, and pull it back to the last layer's output, float32 [n, S, H].
+def _probe(model: ReferenceModel, states: np.ndarray, gradients: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw v at the logits of every position; the gradients (float32 [n, S, H]) become those at `states`.
 
     Returns:
-        (gradients at `states`, E[v_i^2], float64 [V])
+        E[v_i^2], float64 [V].
     """
     spec, norm, (head, bias) = model.spec, model.final_norm(), model.head()
-    gradients, squares = np.empty(states.shape, np.float32), np.zeros(len(head))
+    squares = np.zeros(len(head))
     for chunk, gradient in zip(states, gradients, strict=True):
         x = torch.from_numpy(np.array(chunk)).requires_grad_()
         with torch.enable_grad():
@@ -120,7 +134,7 @@ def _probe(model: ReferenceModel, states: np.ndarray, random: np.random.Generato
         normed.backward(_times(slope * (signs - p * signs.sum(-1, keepdims=True)), head))
         assert x.grad is not None
         gradient[:] = x.grad.numpy()
-    return gradients, squares / (states.shape[0] * states.shape[1])
+    return squares / (states.shape[0] * states.shape[1])
 
 
 def _times(rows: np.ndarray, head: Tensor) -> Tensor:
@@ -130,16 +144,6 @@ def _times(rows: np.ndarray, head: Tensor) -> Tensor:
         part = slice(start, start + HEAD_ROWS)
         result += torch.from_numpy(rows[:, part]) @ head[part].float()
     return result
-
-
-def fisher_of(checkpoint: Checkpoint, ids: np.ndarray, *, cache: Path, **options: Any) -> Fisher:
-    """That of measure_fisher, which takes the options; it is kept in a cache folder once it is measured."""
-    path = cache / f"fisher-{key_of(checkpoint, ids)}.npz"
-    if not path.exists():
-        fisher = measure_fisher(checkpoint, ids, **options)
-        cache.mkdir(parents=True, exist_ok=True)
-        fisher.save(path)
-    return load_fisher(path)
 
 
 def _pull_back(model: ReferenceModel, i: int, states: np.ndarray, gradients: np.ndarray, fisher: Fisher) -> None:

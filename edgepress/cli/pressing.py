@@ -256,7 +256,7 @@ def _in_nats(
     """What make_plan takes to count costs in nats, unless nothing is to be allocated."""
     if checkpoint.spec.encoder:  # which predicts nothing: costs are relative errors
         return {}
-    from edgepress.compress.fisher import fisher_of
+    from edgepress.compress.fisher import measure_fisher
     from edgepress.compress.planning import UNIFORM
     from edgepress.compress.rounded import divergences_of
     from edgepress.texts import spread
@@ -267,7 +267,7 @@ def _in_nats(
     options: dict[str, Any] = {"memory": memory_of(press), "track": track}
     few = spread(ids, _MEASURED_CHUNKS)
     return {
-        "fisher": fisher_of(checkpoint, chosen, cache=cache, **options),
+        "fisher": measure_fisher(checkpoint, chosen, cache=cache, **options),
         "measure": lambda plans: divergences_of(checkpoint, plans, few, cache=cache, statistics=statistics, **options),
     }
 

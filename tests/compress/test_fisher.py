@@ -1,6 +1,6 @@
 """Fisher information: what transformers' whole model has, and what small noise really costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgepress.checkpoint import open_checkpoint
-from edgepress.compress.fisher import Fisher, fisher_of, load_fisher, measure_fisher
+from edgepress.compress.fisher import Fisher, load_fisher, measure_fisher
 from edgepress.compress.reference import ReferenceModel
 from edgepress.plan import matrix_roles
 from tests.tiny import OF_TYPE
@@ -141,9 +141,40 @@ def test_hidden_states_on_disk_change_nothing(tiny: Tiny) -> None:
 
 def test_a_measured_fisher_is_read_from_its_cache(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(tiny("qwen3_moe"))
-    first = fisher_of(checkpoint, IDS, cache=tmp_path / "cache")
+    first = measure_fisher(checkpoint, IDS, cache=tmp_path / "cache")
     monkeypatch.setattr(ReferenceModel, "layer", lambda *_: pytest.fail("measured again"))
-    again: Fisher = fisher_of(checkpoint, IDS, cache=tmp_path / "cache")
+    again: Fisher = measure_fisher(checkpoint, IDS, cache=tmp_path / "cache")
     assert again.output.keys() == first.output.keys()
     assert all((again.dropped[i] == first.dropped[i]).all() for i in first.dropped)
     assert (load_fisher(next((tmp_path / "cache").glob("fisher-*.npz"))).token_share == first.token_share).all()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_killed_pass_back_goes_on_with_identical_results(layers: int, tiny: Tiny, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny("deepseek_v3"))
+    visited: dict[str, list[int]] = {}
+
+    def killed(items: Iterable[Any], description: str) -> Iterator[Any]:
+        for count, item in enumerate(items):
+            if description.endswith("back") and count == layers:
+                raise KeyboardInterrupt
+            yield item
+
+    def watched(items: Iterable[Any], description: str) -> Iterator[Any]:
+        visited[description] = list(items)
+        yield from visited[description]
+
+    count = checkpoint.spec.layers
+    with pytest.raises(KeyboardInterrupt):
+        measure_fisher(checkpoint, IDS, cache=tmp_path, track=killed)
+    resumed = measure_fisher(checkpoint, IDS, cache=tmp_path, track=watched)
+    assert visited == {
+        "calibrating: forward": list(range(count - layers)),
+        "calibrating: back": list(range(count - layers - 1, -1, -1)),
+    }
+    whole = measure_fisher(checkpoint, IDS)
+    for name in ("output", "dropped", "dropped_even"):
+        got, expected = getattr(resumed, name), getattr(whole, name)
+        assert got.keys() == expected.keys()
+        assert all((got[key] == expected[key]).all() for key in expected)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
