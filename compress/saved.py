@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ T = TypeVar("T", bound=_Findings)
 class Saved(Generic[T]):
     """Findings in a cache folder: `<key>.npz` when finished, until then `<key>/<layers done>/`.
 
-    A folder appears under its name only when it is complete.
+    A folder appears under its name only when it is complete. Several processes may make the same findings at once.
     """
 
     def __init__(self, cache: Path, key: str, read: Callable[[Path], T]) -> None:
@@ -33,18 +34,27 @@ class Saved(Generic[T]):
         if not done:
             return None
         folder = self._folder / str(max(done))
-        states[:] = np.load(folder / "states.npy", mmap_mode="r")
-        return max(done), self._read(folder / "statistics.npz")
+        try:
+            findings, stored = self._read(folder / "statistics.npz"), np.load(folder / "states.npy", mmap_mode="r")
+        except FileNotFoundError:  # another process has come further
+            return None
+        states[:] = stored
+        return max(done), findings
 
     def store(self, done: int, states: np.ndarray, findings: T) -> None:
-        partial = self._folder / "partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        np.save(partial / "states.npy", states)
-        findings.save(partial / "statistics.npz")
-        os.rename(partial, self._folder / str(done))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix="partial-", dir=self._folder, ignore_cleanup_errors=True) as temporary:
+                partial = Path(temporary) / str(done)
+                partial.mkdir()
+                np.save(partial / "states.npy", states)
+                findings.save(partial / "statistics.npz")
+                os.rename(partial, self._folder / str(done))
+        except OSError:  # in the way of another process, which has stored the same or finished
+            if not (self.result.exists() or (self._folder / str(done)).exists()):
+                raise
         shutil.rmtree(self._folder / str(done - 1), ignore_errors=True)
 
     def finish(self, findings: T) -> None:
         findings.save(self.result)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from edgepress.checkpoint import open_checkpoint
 from edgepress.compress.fisher import Fisher, load_fisher, measure_fisher
 from edgepress.compress.reference import ReferenceModel
+from edgepress.compress.saved import Saved
 from edgepress.plan import matrix_roles
 from tests.tiny import OF_TYPE
 
@@ -178,3 +179,17 @@ def test_a_killed_pass_back_goes_on_with_identical_results(layers: int, tiny: Ti
         assert got.keys() == expected.keys()
         assert all((got[key] == expected[key]).all() for key in expected)
     assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+
+
+def test_two_processes_may_measure_at_once(tmp_path: Path) -> None:
+    states, fisher = np.ones((1, 2, 3), np.float32), Fisher(token_share=np.ones(4))
+    first, second = (Saved(tmp_path, "key", load_fisher) for _ in range(2))
+    for saved, done in [(first, 1), (second, 1), (first, 2), (second, 2)]:
+        saved.store(done, states * done, fisher)
+    found = np.zeros_like(states)
+    assert (loaded := Saved(tmp_path, "key", load_fisher).load(found)) and loaded[0] == 2
+    assert (found == 2).all()
+    first.finish(fisher)
+    second.store(3, states, fisher)
+    second.finish(fisher)
+    assert [path.name for path in tmp_path.iterdir()] == ["key.npz"]
