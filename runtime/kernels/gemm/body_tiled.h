@@ -29,7 +29,6 @@ struct TileWeights {
   static constexpr int64_t kRows = 2 * V::kLanes;
   static constexpr int64_t kBlocks = V::kLanes;  // whose scales are read at a time
 
-
   typename V::F packed[kPacked ? kTileUnits * kBits : 1][2];
   typename V::I codes[kPacked ? 1 : kTileUnits * kQuads][2];
   alignas(64) float scales[kBlocks][kRows], shifts[kBlocks][kRows];
